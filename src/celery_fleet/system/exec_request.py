@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 #: The components that lend a command their credentials. Beat's are for reading its schedule. `schedule` means beat's
 #: settings with the declared entries, for a beat that reads its entries from a database.
@@ -43,6 +45,14 @@ class ExecRequest:
     umask: str = "0077"
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that reports errors in our form."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise an error with the usage."""
+        raise ExecError(f"{message}; {USAGE}")
+
+
 def arguments(argv: Sequence[str]) -> ExecRequest:
     """Read the command line (without the program's name).
 
@@ -52,50 +62,26 @@ def arguments(argv: Sequence[str]) -> ExecRequest:
     if "--" not in argv:
         raise ExecError(f"no command: {USAGE}")
     cut = list(argv).index("--")
-    own, command = list(argv[:cut]), tuple(argv[cut + 1 :])
+    command = tuple(argv[cut + 1 :])
     if not command:
         raise ExecError(f"no command after --; {USAGE}")
-    known = {
-        "--app": "app",
-        "--as": "component",
-        "--release": "release",
-        "--timeout": "timeout",
-        "--unit": "unit",
-        "--output": "output",
-        "--umask": "umask",
-    }
-    given: dict[str, str] = {}
-    while own:
-        word = own.pop(0)
-        if word not in known or not own:
-            raise ExecError(f"{word} is not an option with a value; {USAGE}")
-        given[known[word]] = own.pop(0)
-    if "app" not in given:
-        raise ExecError(f"--app is missing; {USAGE}")
-    component = given.get("component", "producer")
-    if component not in COMPONENTS:
-        raise ExecError(f"--as {component}: use one of {', '.join(COMPONENTS)}")
-    return ExecRequest(
-        app=given["app"],
-        command=command,
-        component=component,
-        release=given.get("release"),
-        timeout=_seconds(given.get("timeout")),
-        unit=_unit(given.get("unit")),
-        output=given.get("output"),
-        umask=given.get("umask", ExecRequest.umask),
-    )
+    parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--app", required=True)
+    parser.add_argument("--as", dest="component", choices=COMPONENTS)
+    parser.add_argument("--timeout", type=_seconds)
+    parser.add_argument("--unit", type=_unit)
+    for name in ("--release", "--output", "--umask"):
+        parser.add_argument(name)
+    return ExecRequest(command=command, **vars(parser.parse_args(argv[:cut])))
 
 
-def _unit(name: str | None) -> str | None:
-    if name is not None and not re.fullmatch(r"[A-Za-z0-9:_.@-]{1,200}", name):
+def _unit(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9:_.@-]{1,200}", name):
         raise ExecError(f"--unit {name!r} can't be the name of a unit")
     return name
 
 
-def _seconds(text: str | None) -> float | None:
-    if text is None:
-        return None
+def _seconds(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:

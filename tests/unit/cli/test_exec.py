@@ -273,7 +273,7 @@ def test_its_status_file_is_removed_afterwards(place: Place) -> None:
             125,
             "schedule.json is missing; run this on the host of beat",
         ),
-        (["--as", "worker", "--", "true"], 125, "--as worker: use one of"),
+        (["--as", "worker", "--", "true"], 125, "argument --as: invalid choice: 'worker'"),
         (["--timeout", "0", "--", "true"], 125, "--timeout 0: must be a number of seconds"),
         (
             ["--timeout", "1e300", "--", "true"],
@@ -284,7 +284,8 @@ def test_its_status_file_is_removed_afterwards(place: Place) -> None:
         (["--unit", "bad/x", "--", "true"], 125, "--unit 'bad/x' can't be the name of a unit"),
         (["true"], 125, "no command: usage:"),
         (["--"], 125, "no command after --"),
-        (["--frob", "x", "--", "true"], 125, "--frob is not an option"),
+        (["--frob", "x", "--", "true"], 125, "unrecognized arguments: --frob x; usage: "),
+        (["--timeout", "--", "true"], 125, "argument --timeout: expected one argument; usage: "),
     ],
 )
 def test_mistakes_are_one_line(place: Place, argv: list[str], status: int, words: str) -> None:
