@@ -8,16 +8,16 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import click
 
 from celery_fleet.cli.application import Application
-from celery_fleet.cli.errors import BAD, CommandError, need_root
+from celery_fleet.cli.errors import BAD, CommandError
 from celery_fleet.common.text import late
-from celery_fleet.health.in_release import apart
+from celery_fleet.health.in_release import last_line, run_module
+from celery_fleet.health.setup import CheckError
 from celery_fleet.system.exec_request import TIMED_OUT
 
 #: Seconds within which a command answers by default, unless it runs something for the operator.
@@ -78,41 +78,16 @@ def question(application: Application, name: str, **request: Any) -> Any:
         CommandError: No answer; the text has the reason.
     """
     settings = application.carried_settings()
-    python = python_of(application)
     left, _ = signal.getitimer(signal.ITIMER_REAL)
     timeout = round(max(1.0, (left or BOUND) - START), 1)
-    text = json.dumps({"question": name, "settings": settings, "timeout": timeout, **request})
+    asked = {"question": name, "settings": settings, "timeout": timeout, **request}
     try:
-        done = subprocess.run(
-            [str(python), "-m", "celery_fleet.ops.questions"],
-            # The settings contain a password, so they are sent through a pipe.
-            input=text,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout + 5,
-            check=False,
-            **apart(application.user, application.runtime),
-        )
-    except subprocess.TimeoutExpired:
-        raise CommandError(f"{python}: {late(timeout + 5)}") from None
-    except PermissionError:
-        raise need_root(f"read {python}") from None
-    except (OSError, KeyError) as error:
-        raise CommandError(f"{python} can't be run: {error}; run site.yml again") from None
-    answer = last_line(done, "the release's Python")
+        answer = run_module(application, "celery_fleet.ops.questions", asked, timeout + 5)
+    except CheckError as error:
+        raise CommandError(str(error)) from None
     if not answer.get("ok"):
         raise CommandError(str(answer.get("error") or "no answer"))
     return answer["answer"]
-
-
-def python_of(application: Application) -> Path:
-    """Return the release's own interpreter.
-
-    Raises:
-        CommandError: There is no release on this host.
-    """
-    return application.release / "venv" / "bin" / "python"
 
 
 def exec_command(application: Application, component: str, *words: str) -> list[str]:
@@ -162,24 +137,8 @@ def in_release(
             # The program has reported it already.
             raise click.exceptions.Exit(BAD)
         raise CommandError(f"the application in its release: {late(timeout)}")
-    return last_line(done, command[-1])
-
-
-def last_line(done: subprocess.CompletedProcess[str], what: str) -> Mapping[str, Any]:
-    """Return a program's answer: the last line of its output, in JSON.
-
-    Raises:
-        CommandError: There is no answer; the text has the last line that it printed.
-    """
     try:
-        answer = json.loads(done.stdout.strip().splitlines()[-1])
-        if isinstance(answer, dict):
-            return answer
-    except (ValueError, IndexError):
-        pass
-    said = (done.stderr or "").strip() or done.stdout.strip() or "it printed nothing"
-    words = said.splitlines()[-1]
-    prefix = "celery-fleet exec: "
-    if words.startswith(prefix):
-        raise CommandError(words.removeprefix(prefix))
-    raise CommandError(f"{what} ended with {done.returncode} and no answer: {words}")
+        return last_line(done, command[-1])
+    except CheckError as error:
+        # An error of exec itself needs no introduction.
+        raise CommandError(str(error).rpartition("celery-fleet exec: ")[2]) from None

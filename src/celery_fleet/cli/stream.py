@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import IO, Any, Self
 
-from celery_fleet.cli import ask
 from celery_fleet.cli.application import Application
-from celery_fleet.cli.errors import CommandError, need_root
-from celery_fleet.health.in_release import apart
+from celery_fleet.cli.errors import CommandError
+from celery_fleet.health.in_release import module_options
 
 #: Seconds that the program gets to end after it is asked to.
 GRACE = 4.0
@@ -28,21 +27,17 @@ class Stream:
         Raises:
             CommandError: It can't be run.
         """
-        python = ask.python_of(application)
         try:
-            self._process = subprocess.Popen(
-                [str(python), "-m", module],
+            self._process: subprocess.Popen[str] = subprocess.Popen(
+                **module_options(application, module),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                text=True,
-                errors="replace",
-                **apart(application.user, application.runtime),
             )
-        except PermissionError:
-            raise need_root(f"read {python}") from None
-        except (OSError, KeyError) as error:  # KeyError: the user is missing
-            raise CommandError(f"{python} can't be run: {error}; run site.yml again") from None
+        except (OSError, KeyError) as error:
+            raise CommandError(
+                f"the release's Python can't be run: {error}; run site.yml again"
+            ) from None
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._reader = threading.Thread(
             target=self._read, args=(self._process.stdout,), daemon=True

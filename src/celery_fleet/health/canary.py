@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from celery_fleet.common import client_certificate
-from celery_fleet.health.in_release import in_release
+from celery_fleet.health.in_release import run_module
 from celery_fleet.health.result import WARNING, Finding
 from celery_fleet.health.setup import CheckError, Setup, known
 from celery_fleet.health.text import combined
@@ -63,7 +63,7 @@ def _send(setup: Setup, nodes: Sequence[str]) -> Mapping[str, Any]:
         "nodes": {node: {} for node in nodes},
         "timeout": TIMEOUT,
     }
-    report = in_release(setup, "celery_fleet.ops.probe", request, TIMEOUT + 8)
+    report = run_module(setup, "celery_fleet.ops.probe", request, TIMEOUT + 8)
     found: Mapping[str, Any] = report.get("nodes") or {}
     if not found or any(one["state"] == "unknown" for one in found.values()):
         errors = report.get("errors") or ["the workers gave no answers"]

@@ -15,7 +15,7 @@ from celery_fleet.health.canary import TIMEOUT, canary
 from celery_fleet.health.certificates import certificates
 from celery_fleet.health.fleet import beat, units, workers
 from celery_fleet.health.host import clock, cpu, disk, kernel, logs, memory
-from celery_fleet.health.in_release import in_release
+from celery_fleet.health.in_release import run_module
 from celery_fleet.health.redis_checks import dead_letters, queues, redis
 from celery_fleet.health.result import BAD, GOOD, Finding
 from celery_fleet.health.setup import FORMAT, CheckError, Setup, Worker, known
@@ -31,7 +31,7 @@ def database(setup: Setup) -> Finding:
         "urls": setup.databases(),
         "timeout": 9,
     }
-    answers = in_release(setup, "celery_fleet.ops.databases", request, 18)
+    answers = run_module(setup, "celery_fleet.ops.databases", request, 18)
     if not answers:
         return Finding(
             GOOD, "neither Django's settings nor a URL in the environment name a database server"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from celery_fleet.common import client_certificate
 from celery_fleet.health import units as health_units
-from celery_fleet.health.in_release import in_release
+from celery_fleet.health.in_release import run_module
 from celery_fleet.health.result import BAD, WARNING, Finding
 from celery_fleet.health.setup import CheckError, Setup, known
 from celery_fleet.health.text import combined
@@ -136,7 +136,7 @@ def _ping(setup: Setup, nodes: Sequence[str]) -> list[str]:
         "settings": client_certificate.carried(setup.operator),
         "timeout": 8,
     }
-    answer = in_release(setup, "celery_fleet.ops.questions", request, 12)
+    answer = run_module(setup, "celery_fleet.ops.questions", request, 12)
     if not answer.get("ok"):
         raise CheckError(str(answer.get("error")))
     return list(answer["answer"])

@@ -23,6 +23,7 @@ from celery_fleet.cli import application, ask, units
 from celery_fleet.cli.commands import logs, redis, status
 from celery_fleet.cli.errors import CommandError
 from celery_fleet.cli.main import Whole, cli
+from celery_fleet.cli.stream import Stream
 from celery_fleet.common import systemctl
 from celery_fleet.common.small_file import LARGEST_OF_BEAT
 from scripts.ports import free_port
@@ -301,12 +302,11 @@ def test_a_time_limit_is_rounded(place: Path, monkeypatch: pytest.MonkeyPatch) -
     """It is part of messages: `no answer within 6.3 s`."""
     seen: list[float] = []
 
-    def run(argv: list[str], **options: Any) -> Any:
-        seen.extend((json.loads(options["input"])["timeout"], options["timeout"]))
-        return subprocess.CompletedProcess(argv, 0, '{"ok": true, "answer": null}', "")
+    def run(where: object, module: str, request: dict[str, Any], timeout: float) -> Any:
+        seen.extend((request["timeout"], timeout))
+        return {"ok": True, "answer": None}
 
-    host.release(place)
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(ask, "run_module", run)
     with ask.bounded("it", 8.33101990816021):
         ask.question(host.application(place), "workers")
     assert seen == [6.3, 11.3]
@@ -434,6 +434,16 @@ def test_questions_are_answered_without_a_terminal(place: Path) -> None:
     text = "import json, os; print(json.dumps({'ok': True, 'answer': os.getsid(0)}))"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{text}"\n')
     assert ask.question(host.application(place), "workers") != os.getsid(0)
+
+
+def test_a_python_that_cant_be_run_is_one_line(place: Path) -> None:
+    (host.release(place) / "venv/bin/python").unlink()
+    found = host.application(place)
+    words = "^the release's Python can't be run: .*/venv/bin/python'; run site.yml again$"
+    with pytest.raises(CommandError, match=words):
+        ask.question(found, "workers")
+    with pytest.raises(CommandError, match=words):
+        Stream(found, "celery_fleet.ops.monitoring", {})
 
 
 # --- redis ---
@@ -631,13 +641,14 @@ def test_schedule(place: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> N
     )
 
 
-def test_errors_of_exec_reach_the_operator(place: Path) -> None:
+def test_errors_of_exec_reach_the_operator(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = host.application(place, runtime="/no/such/runtime")
-    with pytest.raises(Exception, match="ended with 2 and no answer"):
+    with pytest.raises(CommandError, match="ended with status 2 and no answer"):
         ask.in_release(found, "beat", ["python", "-m", "celery_fleet.beat.due"], 5)
     done = subprocess.CompletedProcess([], 125, "", "celery-fleet exec: no release\n")
-    with pytest.raises(Exception, match=r"^no release$"):
-        ask.last_line(done, "x")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(CommandError, match=r"^no release$"):
+        ask.in_release(found, "beat", ["true"], 5)
 
 
 # --- logs ---

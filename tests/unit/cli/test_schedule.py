@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from celery_fleet.cli import application, ask, schedules
 from celery_fleet.cli import confirm as confirming
 from celery_fleet.cli.main import cli
+from celery_fleet.health.in_release import last_line
 from tests.unit.cli import host
 from tests.unit.database.conftest import Project, migrated, project
 
@@ -46,7 +47,7 @@ def call(place: Path, project: Project, monkeypatch: pytest.MonkeyPatch) -> Call
         done: subprocess.CompletedProcess[str] = project.start(
             *command[1:3], "--settings", *command[3:], stdin=json.dumps(project.document)
         )
-        return ask.last_line(done, command[-1])
+        return last_line(done, command[-1])
 
     monkeypatch.setattr(ask, "in_release", in_release)
 

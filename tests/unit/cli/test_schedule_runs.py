@@ -21,6 +21,7 @@ from celery_fleet.beat.schedule_file import ScheduleFile
 from celery_fleet.cli import application, ask, journal, units
 from celery_fleet.cli.main import cli
 from celery_fleet.cli.units import status_of
+from celery_fleet.health.in_release import last_line
 from tests import fleet
 from tests.support.redis_server import Server, redis_server
 from tests.unit.cli import host
@@ -95,7 +96,7 @@ def call(place: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
             timeout=120,
             check=False,
         )
-        return ask.last_line(done, command[-1])
+        return last_line(done, command[-1])
 
     monkeypatch.setattr(ask, "in_release", in_release)
 

@@ -603,7 +603,7 @@ def test_canaries_that_were_not_sent_are_bad(
 ) -> None:
     (tmp_path / "credentials").mkdir()
     (tmp_path / "credentials" / "operator.json").write_text("{}")
-    monkeypatch.setattr(health_canary, "in_release", lambda *_: report)
+    monkeypatch.setattr(health_canary, "run_module", lambda *_: report)
     one = setup(tmp_path, workers=WORKERS, fleet=True)
     assert runner.guarded(lambda: health_canary.canary(one)) == Finding(BAD, message)
 
@@ -792,10 +792,10 @@ def test_a_release_that_does_not_answer_is_reported_in_one_line(tmp_path: Path) 
     python = tmp_path / "opt/releases/r1/venv/bin/python"
     python.write_text("#!/bin/sh\necho oh >&2\necho no >&2\nexit 3\n")
     with pytest.raises(CheckError, match="ended with status 3 and no answer: no"):
-        in_release.in_release(setup(tmp_path), "health_database", {}, 5)
+        in_release.run_module(setup(tmp_path), "health_database", {}, 5)
     python.write_text("#!/bin/sh\nexec sleep 30\n")
     with pytest.raises(CheckError, match=r"did not answer within 0\.3 s"):
-        in_release.in_release(setup(tmp_path), "health_database", {}, 0.3)
+        in_release.run_module(setup(tmp_path), "health_database", {}, 0.3)
 
 
 # --- all of them ---------------------------------------------------------------------------------------------
