@@ -3,9 +3,9 @@
 Remove it, and `tests/unit/runtime/test_old_names.py`, when no such version is left.
 """
 
-import os
-
-from celery_fleet.ops.probe import main
+from celery_fleet.common.answering import serve
+from celery_fleet.ops.probe import run
+from celery_fleet.ops.probe_request import parse_request
 
 if __name__ == "__main__":
-    os._exit(main())
+    serve(parse_request, run)

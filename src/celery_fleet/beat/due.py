@@ -18,14 +18,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from celery_fleet.beat import schedule_file, slots
+from celery_fleet.common.answering import finish
 from celery_fleet.common.errors import FleetError, error_text, one_line
-from celery_fleet.common.own_output import own_output
 from celery_fleet.common.redact import redact
 
 
@@ -182,20 +182,16 @@ def answer(given: argparse.Namespace) -> dict[str, Any]:
         return {"ok": False, "error": redact(f"application {module} can't be loaded: {what}")}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main() -> NoReturn:
     """Print the answer; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="celery_fleet.beat.due")
     parser.add_argument("--count", type=int, default=3)
     parser.add_argument("--loaded")
     parser.add_argument("--state")
     parser.add_argument("--fired", default="{}")
-    given = parser.parse_args(argv)
-    with own_output() as output:
-        result = answer(given)
-        print(json.dumps(result), file=output)
-    return 0 if result["ok"] else 1
+    given = parser.parse_args()
+    finish(lambda: answer(given))
 
 
 if __name__ == "__main__":
-    # Threads that the application started must not keep the process alive.
-    os._exit(main())
+    main()

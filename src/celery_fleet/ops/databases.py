@@ -15,18 +15,18 @@ the application's. Otherwise the only check is whether the port of each URL acce
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from celery_fleet.common.own_output import own_output
+from celery_fleet.common.answering import serve
 from celery_fleet.common.redact import redact, secrets_in
 from celery_fleet.health import database
 from celery_fleet.system import launch
@@ -36,6 +36,17 @@ _NO_SERVER = re.compile("dummy|sqlite|spatialite")
 
 #: Looks at one database and returns how it did; raises anything if the database does not answer.
 Look = Callable[[], str]
+
+
+@dataclass(frozen=True)
+class DatabasesRequest:
+    """What to check; see the module's docstring."""
+
+    app: str
+    release: str
+    environment: Mapping[str, str]
+    urls: Mapping[str, str]
+    timeout: float
 
 
 def enter(release: str, environment: Mapping[str, str]) -> None:
@@ -131,16 +142,11 @@ def run(wanted: Mapping[str, tuple[Look, list[str]]], timeout: float) -> dict[st
     return {name: dict(found.get(name, late)) for name in wanted}
 
 
-def main() -> int:
-    """Read the request and print the answers."""
-    request = json.loads(sys.stdin.read())
-    with own_output() as output:
-        enter(request["release"], request["environment"])
-        wanted = looks(request["app"], request["urls"])
-        print(json.dumps(run(wanted, float(request["timeout"]))), file=output)
-    return 0
+def report(request: DatabasesRequest) -> dict[str, dict[str, Any]]:
+    """Return the results for all databases of the application."""
+    enter(request.release, request.environment)
+    return run(looks(request.app, request.urls), request.timeout)
 
 
 if __name__ == "__main__":
-    # A driver that hangs must not keep the process alive.
-    os._exit(main())
+    serve(lambda raw: DatabasesRequest(**raw), report)

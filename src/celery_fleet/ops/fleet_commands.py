@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,16 +36,16 @@ class PauseRequest:
     """
 
     seconds: float
-    wait: float
-    nodes: tuple[str, ...] = ()
+    wait: float = 0.0
+    nodes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class ResumeRequest:
     """Fetch tasks again; send it for at most ``wait`` seconds, since a worker may not be connected yet."""
 
-    wait: float
-    nodes: tuple[str, ...] = ()
+    wait: float = 20.0
+    nodes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

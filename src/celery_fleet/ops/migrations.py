@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from celery_fleet.beat import due
+from celery_fleet.common.answering import finish
 from celery_fleet.common.errors import error_text
-from celery_fleet.common.own_output import own_output
 from celery_fleet.common.redact import secrets_in
 
 
@@ -77,14 +77,5 @@ def _secrets() -> set[str]:
         return set()
 
 
-def main(release: str) -> int:
-    """Print the answer; see the module's docstring."""
-    with own_output() as output:
-        found = answer(os.environ.get("CELERY_APP", ""), Path(release))
-        print(json.dumps(found), file=output)
-    return 0 if found["ok"] else 1
-
-
 if __name__ == "__main__":
-    # Threads that the application started must not keep the process alive.
-    os._exit(main(sys.argv[1]))
+    finish(lambda: answer(os.environ.get("CELERY_APP", ""), Path(sys.argv[1])))

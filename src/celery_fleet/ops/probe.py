@@ -26,17 +26,15 @@ SREM and ZREM on the bindings to forget.
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import threading
 import time
 import uuid
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from celery_fleet.common.answering import serve
 from celery_fleet.common.errors import FleetError, one_line
-from celery_fleet.common.redact import redact, secrets_in
+from celery_fleet.common.redact import redact
 from celery_fleet.compat import versions
 from celery_fleet.ops import fleet_commands as command
 from celery_fleet.ops.app import make_app
@@ -355,18 +353,16 @@ def _explain(exc: BaseException) -> str:
     return redact(f"{type(exc).__name__}: {one_line(exc)}")
 
 
-def run(raw: object) -> dict[str, Any]:
+def run(request: ProbeRequest) -> dict[str, Any]:
     """Carry out a request; return the report by its deadline, even if something hangs."""
     start = time.monotonic()
     report = ProbeReport()
-    secrets = secrets_in(raw)
     try:
         versions.require()
-        request = parse_request(raw)
         app = make_app(request.settings)
     except FleetError as exc:
         report.errors.append(one_line(exc))
-        return report.as_dict(time.monotonic() - start, secrets)
+        return report.as_dict(time.monotonic() - start, request.secrets)
     thread = threading.Thread(target=Probe(app, request, report).run, daemon=True)
     thread.start()
     thread.join(request.timeout)
@@ -375,24 +371,8 @@ def run(raw: object) -> dict[str, Any]:
             f"not finished within {request.timeout:g} s: the broker or the result backend does not"
             " answer; see systemctl status of their units"
         )
-    return report.as_dict(time.monotonic() - start, secrets)
-
-
-def main() -> int:
-    """Read the request and print the report; see the module's docstring."""
-    try:
-        raw = json.loads(sys.stdin.read())
-    except json.JSONDecodeError as exc:
-        result: dict[str, Any] = {
-            "ok": False,
-            "errors": [f"the request is not JSON (line {exc.lineno}, {exc.msg})"],
-        }
-    else:
-        result = run(raw)
-    print(json.dumps(result), flush=True)
-    return 0 if result["ok"] else 1
+    return report.as_dict(time.monotonic() - start, request.secrets)
 
 
 if __name__ == "__main__":
-    # A thread that hangs in a socket must not keep the process alive.
-    os._exit(main())
+    serve(parse_request, run)

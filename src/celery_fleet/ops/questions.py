@@ -20,15 +20,13 @@ To add a question, add a function to :data:`QUESTIONS`.
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from celery_fleet.common.answering import serve
 from celery_fleet.common.errors import FleetError, one_line
 from celery_fleet.common.redact import redact, redact_all, secrets_in
 from celery_fleet.common.text import late
@@ -295,14 +293,16 @@ _METHODS_OF_TASKS = ("active", "query_task", "reserved", "scheduled")
 _OF_QUEUES = ("lengths", "purge", "dead_letters", "pauses", "pool_sizes")
 
 
-def answer(raw: object, note: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+def answer(
+    raw: Mapping[str, Any], note: Callable[[str], None] = lambda text: None
+) -> dict[str, Any]:
     """Return the document to print for a request.
 
     Args:
         raw: The request.
         note: Called with what the answer currently waits for, to explain a timeout.
     """
-    if not isinstance(raw, Mapping) or raw.get("question") not in QUESTIONS:
+    if raw.get("question") not in QUESTIONS:
         return _error(f"the request must have a question, one of {', '.join(QUESTIONS)}")
     secrets = secrets_in(raw)
     try:
@@ -366,11 +366,9 @@ def _error(text: str) -> dict[str, Any]:
     return {"ok": False, "error": text}
 
 
-def run(raw: object) -> dict[str, Any]:
+def run(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Answer a request by its deadline, even if something hangs."""
-    timeout = TIMEOUT
-    if isinstance(raw, Mapping) and isinstance(raw.get("timeout"), (int, float)):
-        timeout = float(raw["timeout"])
+    timeout = raw["timeout"]
     answers: list[dict[str, Any]] = []
     stages = ["no worker had been asked yet"]
     thread = threading.Thread(
@@ -383,18 +381,9 @@ def run(raw: object) -> dict[str, Any]:
     return _error(late(timeout, stages[-1]))
 
 
-def main() -> int:
-    """Read the request and print the answer; see the module's docstring."""
-    try:
-        raw = json.loads(sys.stdin.read())
-    except json.JSONDecodeError as exc:
-        result = _error(f"the request is not JSON (line {exc.lineno}, {exc.msg})")
-    else:
-        result = run(raw)
-    print(json.dumps(result, default=str), flush=True)
-    return 0 if result["ok"] else 1
+def _timed(raw: Mapping[str, Any]) -> dict[str, Any]:
+    return {**raw, "timeout": float(raw.get("timeout", TIMEOUT))}
 
 
 if __name__ == "__main__":
-    # A thread that hangs in a socket must not keep the process alive.
-    os._exit(main())
+    serve(_timed, run)

@@ -14,16 +14,14 @@ is true if the request is a mistake and the fleet is not at fault. What the appl
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery_fleet.beat import described, due
+from celery_fleet.common.answering import serve
 from celery_fleet.common.errors import one_line
-from celery_fleet.common.own_output import own_output
 from celery_fleet.common.redact import redact
 
 #: Seconds after which broker and result store count as not answering.
@@ -176,9 +174,9 @@ def unreachable() -> str | None:
     return f"the result store can't be asked: {trouble}" if trouble else None
 
 
-def answer(request: object) -> dict[str, Any]:
+def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     """Return the document to print for a request."""
-    if not isinstance(request, Mapping) or request.get("do") not in DOINGS:
+    if request.get("do") not in DOINGS:
         return _error(f"the request must do one of {', '.join(DOINGS)}")
     module = os.environ.get("CELERY_APP", "")
     try:
@@ -203,21 +201,7 @@ def _error(text: str, usage: bool = False) -> dict[str, Any]:
     return {"ok": False, "error": text, "usage": usage}
 
 
-def main() -> int:
-    """Read the request and print the answer; see the module's docstring."""
+if __name__ == "__main__":
     # Ctrl-C is for the caller, which waits for this process; here it would print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    with own_output() as output:
-        try:
-            request = json.loads(sys.stdin.read())
-        except json.JSONDecodeError as exc:
-            result = _error(f"the request is not JSON (line {exc.lineno}, {exc.msg})")
-        else:
-            result = answer(request)
-        print(json.dumps(result, default=repr), file=output)
-    return 0 if result["ok"] else 1
-
-
-if __name__ == "__main__":
-    # Threads that the application started must not keep the process alive.
-    os._exit(main())
+    serve(dict, answer)

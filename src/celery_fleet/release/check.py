@@ -15,18 +15,17 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import json
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from celery_fleet.common.answering import serve
 from celery_fleet.common.errors import COMPONENT_VARIABLE, FleetError, one_line
-from celery_fleet.common.own_output import own_output
 from celery_fleet.common.redact import redact, secrets_in
 from celery_fleet.compat import redbeat, versions
 from celery_fleet.config.settings import URL_VARIABLES
@@ -46,8 +45,8 @@ class CheckRequest:
     """What to check; see the module's docstring."""
 
     app: str
-    directory: Path
-    tasks: tuple[str, ...] = ()
+    directory: str = "."
+    tasks: Sequence[str] = ()
     settings: Mapping[str, Any] | None = None
 
 
@@ -73,31 +72,6 @@ class CheckReport:
         if self.details is not None:
             result["details"] = self.details
         return result
-
-
-def parse_request(text: str) -> CheckRequest:
-    """Read the request.
-
-    Raises:
-        FleetError: names the wrong field.
-    """
-    try:
-        raw = json.loads(text)
-    except json.JSONDecodeError as exc:
-        raise FleetError(f"the request is not JSON (line {exc.lineno}, {exc.msg})") from exc
-    if not isinstance(raw, Mapping):
-        raise FleetError("the request must be a JSON object")
-    app = raw.get("app")
-    if not isinstance(app, str) or not app:
-        raise FleetError("app must name the application as celery -A does: set celery_app_module")
-    directory = raw.get("directory") or "."
-    tasks = raw.get("tasks") or []
-    if not isinstance(tasks, list) or not all(isinstance(name, str) for name in tasks):
-        raise FleetError("tasks must be a list of task names")
-    settings = raw.get("settings")
-    if settings is not None and not isinstance(settings, Mapping):
-        raise FleetError("settings must be a mapping of Celery's settings")
-    return CheckRequest(app, Path(str(directory)), tuple(tasks), settings)
 
 
 def check(request: CheckRequest) -> CheckReport:
@@ -227,7 +201,7 @@ def _no_zone(where: str, zone: str, ours: bool) -> str:
     return f"{place} is {zone!r}, and there is no such time zone: {hint}"
 
 
-def _enter(directory: Path) -> None:
+def _enter(directory: str) -> None:
     try:
         os.chdir(directory)
     except OSError as exc:
@@ -359,29 +333,22 @@ def _missing(name: str, app: str, registered: list[str]) -> str:
     return f"task {name} is not registered by {app}: {hint}"
 
 
-def main() -> int:
-    """Read the request and print the report; see the module's docstring."""
-    with own_output() as output:
-        secrets: set[str] = set()
-        try:
-            request = parse_request(sys.stdin.read())
-            secrets = secrets_in(request.settings)
-            report = check(request)
-        except FleetError as exc:
-            report = CheckReport([str(exc)], versions=versions.installed())
-        except Exception as exc:  # noqa: BLE001  # the caller always expects a report
-            report = CheckReport(
-                [f"the check itself failed: {type(exc).__name__}: {one_line(exc)}"],
-                versions=versions.installed(),
-                details=traceback.format_exc(),
-            )
-        report.errors = [redact(one_line(error), secrets) for error in report.errors]
-        if report.details is not None:
-            report.details = redact(report.details, secrets)
-        print(json.dumps(report.as_dict()), file=output)
-    return 1 if report.errors else 0
+def answer(request: CheckRequest) -> dict[str, Any]:
+    """Return the document to print."""
+    secrets = secrets_in(request.settings)
+    try:
+        report = check(request)
+    except Exception as exc:  # noqa: BLE001  # the caller always expects a report
+        report = CheckReport(
+            [f"the check itself failed: {type(exc).__name__}: {one_line(exc)}"],
+            versions=versions.installed(),
+            details=traceback.format_exc(),
+        )
+    report.errors = [redact(one_line(error), secrets) for error in report.errors]
+    if report.details is not None:
+        report.details = redact(report.details, secrets)
+    return report.as_dict()
 
 
 if __name__ == "__main__":
-    # Threads that the application started must not keep the check alive.
-    os._exit(main())
+    serve(lambda raw: CheckRequest(**raw), answer)

@@ -30,12 +30,12 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery_fleet.beat.database import plan as planning
 from celery_fleet.beat.database.plan import PlannedEntry, Row
+from celery_fleet.common.answering import finish
 from celery_fleet.common.errors import FleetError, one_line
-from celery_fleet.common.own_output import own_output
 from celery_fleet.common.redact import redact
 
 if TYPE_CHECKING:
@@ -347,7 +347,7 @@ def answer(given: argparse.Namespace, text: str) -> Mapping[str, Any]:
         return {"ok": False, "error": redact(f"the schedule in the database: {what}")}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main() -> NoReturn:
     """Print the answer; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="celery_fleet.beat.database.program")
     parser.add_argument("--settings", action="store_true")
@@ -358,14 +358,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--count", type=int, default=1)
     parser.add_argument("--fired", default="{}")
-    given = parser.parse_args(argv)
+    given = parser.parse_args()
     text = sys.stdin.read() if given.settings else ""
-    with own_output() as output:
-        result = answer(given, text)
-        print(json.dumps(result), file=output)
-    return 0 if result["ok"] else 1
+    finish(lambda: answer(given, text))
 
 
 if __name__ == "__main__":
-    # Threads that the application started must not keep the process alive.
-    os._exit(main())
+    main()
