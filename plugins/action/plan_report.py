@@ -23,6 +23,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import (
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart.forecast import describe
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
     going_back,
+    old_users,
     plan,
     release_record,
     second_beat,
@@ -78,13 +79,15 @@ class ActionModule(FleetAction):
         if args.get("path"):
             plan.save(str(args["path"]), whole.as_dict())
         Display().display("\n" + whole.text() + "\n")
+        groups = self.groups(variables)
         left_out = [
             str(host)
-            for host in self.groups(variables)["fleet"]
+            for host in groups["fleet"]
             if str(host) not in hosts and str(host) not in missing
         ]
         tags = variables["ansible_run_tags"], variables["ansible_skip_tags"]
         words = second_beat.refusal(items, left_out, *tags, missing)
+        words = words or old_users.refusal(items, missing, groups["redis"])
         words = words or (going_back.refusal(whole.items, back) if back else "")
         if words:
             raise AnsibleActionFail(words)

@@ -114,7 +114,7 @@ def planned(
     }
     variables = {
         "hostvars": {host: {**(own or {}), "__fleet_plan": made} for host, made in plans.items()},
-        "groups": {"fleet": list(plans)},
+        "groups": {"fleet": list(plans), "redis": [*plans, *whole["missing"]]},
         "ansible_run_tags": ["all"],
         "ansible_skip_tags": [],
     }
@@ -189,6 +189,16 @@ def test_a_canary_that_does_not_restart_is_refused_by_the_plan() -> None:
             instances=instances,
             canary={**LIMITS, "worker": "none"},
         )
+
+
+def test_a_plan_that_leaves_old_users_on_a_host_of_redis_is_refused() -> None:
+    unit, missing = "redis@shop-broker.service", {"redis3": "can't be reached: timed out"}
+    memory = plan.PlanItem("redis1", "redis", unit, "live", ("setting maxmemory 1mb → 2mb",))
+    assert planned(memory, missing=missing)["changes"]
+    users = plan.PlanItem("redis1", "redis", unit, "live", ("user worker changed",))
+    with pytest.raises(AnsibleActionFail) as failed:
+        planned(users, missing=missing)
+    assert "redis3 (can't be reached: timed out)" in str(failed.value)
 
 
 def test_a_plan_that_can_t_be_written_is_an_error(tmp_path: Path) -> None:
