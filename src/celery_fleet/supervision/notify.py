@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import socket
+import time
 from collections.abc import MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 
@@ -22,6 +23,8 @@ WATCHDOG_PID_VARIABLE = "WATCHDOG_PID"
 STOP_VARIABLE = "CELERY_FLEET_STOP"
 #: Seconds that stop.py gets after the drain; the template of the worker's unit adds as many.
 STOP_SLACK = 30.0
+#: Seconds for which a stopping worker asks each time that it feeds its watchdog.
+MORE_TIME = 60.0
 
 #: Seconds to wait while the service manager's queue is full, so that the caller is not blocked.
 SEND_TIMEOUT = 2.0
@@ -48,6 +51,7 @@ class Notifier:
     ) -> None:
         self.watchdog = watchdog
         self._drain = drain
+        self._ends_by: float | None = None  # in seconds of the monotonic clock
         self._spare = spare
         self._failed = False
         self._address = address
@@ -85,18 +89,19 @@ class Notifier:
 
     def feed(self) -> bool:
         """Prove to the watchdog that the service works."""
-        return self.send("WATCHDOG=1")
+        return self.send("WATCHDOG=1", *self._more_time())
 
     def stopping(self, status: str) -> bool:
-        """Report that the service is stopping, by itself or on request, and how long its drain may take.
-
-        Its unit's file may already have the timeout of a new process with a shorter drain.
-        """
+        """Report that the service is stopping, by itself or on request."""
         self._status = status
-        more = []
         if self._drain is not None:
-            more = [f"EXTEND_TIMEOUT_USEC={(self._drain + STOP_SLACK) * 1e6:.0f}"]
-        return self.send("STOPPING=1", *more, f"STATUS={status}")
+            self._ends_by = time.monotonic() + self._drain + STOP_SLACK
+        return self.send("STOPPING=1", *self._more_time(), f"STATUS={status}")
+
+    def _more_time(self) -> list[str]:
+        """Return a request for more time to stop: the unit's timeout may already be that of the next process."""
+        left = 0.0 if self._ends_by is None else self._ends_by - time.monotonic()
+        return [f"EXTEND_TIMEOUT_USEC={min(left, MORE_TIME) * 1e6:.0f}"] if left > 0 else []
 
     def send(self, *assignments: str) -> bool:
         """Send assignments such as ``READY=1`` in one datagram; return False if they could not be sent.
