@@ -170,7 +170,7 @@ def answer(given: argparse.Namespace) -> dict[str, Any]:
                 last_runs(given.loaded, given.state),
             ),
             "history": slots.history(
-                {str(name): entry.schedule for name, entry in schedule.items()},
+                {str(name): entry.schedule for name, entry in schedule.items()}.__getitem__,
                 app.timezone,
                 json.loads(given.fired),
             ),

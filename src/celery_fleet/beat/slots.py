@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from typing import Any
@@ -161,21 +161,19 @@ def sent_for(schedule: Any, zone: Any, sent: Sequence[float]) -> list[dict[str, 
 
 
 def history(
-    schedules: Mapping[str, Any], zone: Any, sent: Mapping[str, Sequence[float]]
+    schedule_of: Callable[[str], Any], zone: Any, sent: Mapping[str, Sequence[float]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return `sent_for` of each entry; of one without a schedule only when it was sent."""
+    """Return `sent_for` of each entry; of one for which ``schedule_of`` raises an error only when it was sent."""
     found: dict[str, list[dict[str, Any]]] = {}
     for name, times_sent in sent.items():
-        unknown = {"slot": None, "drift": None, "missed": None}
-        plain = [
-            {"sent": moment(datetime.fromtimestamp(one, UTC), zone), **unknown}
-            for one in times_sent
-        ]
         try:
-            known = name in schedules
-            found[name] = sent_for(schedules[name], zone, times_sent) if known else plain
-        except Exception:  # noqa: BLE001  # schedules are the application's own classes
-            found[name] = plain
+            found[name] = sent_for(schedule_of(name), zone, times_sent)
+        except Exception:  # noqa: BLE001  # it is gone or can't be used, or its class is the application's own
+            unknown = {"slot": None, "drift": None, "missed": None}
+            found[name] = [
+                {"sent": moment(datetime.fromtimestamp(one, UTC), zone), **unknown}
+                for one in times_sent
+            ]
     return found
 
 

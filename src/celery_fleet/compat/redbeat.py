@@ -22,7 +22,7 @@ from redis.exceptions import NoPermissionError
 
 from celery_fleet.common.errors import error_text
 from celery_fleet.compat import broker
-from celery_fleet.compat.schedule import differs
+from celery_fleet.compat.schedule import differs, log_dropped
 
 logger = logging.getLogger("celery_fleet.beat")
 
@@ -189,7 +189,7 @@ def skip_broken() -> None:
         except Exception as error:
             if not _is_broken(error):
                 raise
-            logger.error("the entry %s can't be used and is dropped: %s", key, error_text(error))
+            log_dropped(key, error)
             # The scheduler takes this for an entry that is gone.
             raise KeyError(key) from error
 

@@ -1,10 +1,15 @@
-"""One schedule entry, as a running beat holds it, and whether its time has changed."""
+"""One schedule entry, as a running beat holds or drops it, and whether its time has changed."""
 
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import dataclass
 from typing import Any
+
+from celery_fleet.common.errors import error_text
+
+logger = logging.getLogger("celery_fleet.beat")
 
 #: Where an entry is defined.
 INVENTORY = "inventory"
@@ -34,6 +39,15 @@ class Loaded:
     local: str = ""
     last: str = ""
     runs: int = 0
+
+
+def log_dropped(name: str, error: Exception) -> None:
+    """Log that beat goes on without an entry that users edit, because an error shows that it can't be used."""
+    logger.error(
+        "the entry %s can't be used and is dropped: %s; correct it or delete it",
+        name,
+        error_text(error),
+    )
 
 
 def differs(one: Any, other: Any) -> bool:

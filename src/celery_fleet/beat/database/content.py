@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django_celery_beat.models import (
     CrontabSchedule,
     IntervalSchedule,
@@ -42,6 +44,35 @@ def in_periods(microseconds: int) -> tuple[int, str]:
     """Return an interval as a multiple of the longest of django_celery_beat's periods that divides it."""
     period, size = next(one for one in _PERIODS if microseconds % one[1] == 0)
     return microseconds // size, period
+
+
+def accept_unknown_zones() -> None:
+    """Read a zone that this host does not know as its name; otherwise no row could be read. Repeatable."""
+    field = CrontabSchedule._meta.get_field("timezone")  # noqa: SLF001  # documented by Django
+    stock = type(field).to_python
+
+    def read(value: Any, *_: Any) -> Any:
+        try:
+            return stock(field, value)
+        except ValidationError:
+            return value
+
+    field.from_db_value = field.to_python = read
+
+
+def check(row: Any) -> None:
+    """Check what `accept_unknown_zones` and the forms of Django's admin accept, although beat can't use it.
+
+    Raises:
+        ValueError: The row has such a zone, or such headers.
+    """
+    if row.crontab is not None and isinstance(row.crontab.timezone, str):
+        raise ValueError(f"this host does not know the time zone {row.crontab.timezone}")
+    headers: Any = None
+    with suppress(ValueError):
+        headers = json.loads(row.headers or "{}")
+    if not isinstance(headers, dict):
+        raise ValueError("its headers are not a JSON object")
 
 
 def content_of(row: Any) -> dict[str, Any]:
@@ -81,8 +112,9 @@ def _time_of(row: Any) -> dict[str, Any]:
         fields = {name: str(getattr(row.crontab, name)).replace(" ", "") for name in CRONTAB_FIELDS}
         return {"crontab": {**fields, "timezone": str(row.crontab.timezone)}}
     if row.interval is not None:
-        every = timedelta(**{row.interval.period: row.interval.every})
-        return {"interval": every // timedelta(microseconds=1)}
+        # A timedelta can't hold every interval that a user may enter.
+        period = timedelta(**{row.interval.period: 1}) // timedelta(microseconds=1)
+        return {"interval": row.interval.every * period}
     if row.solar is not None:
         sun = row.solar
         return {

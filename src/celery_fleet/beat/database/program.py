@@ -243,8 +243,8 @@ class Schedule:
         start = self.app.now()
         found = [self._entry(step, count, start) for step in self.steps()]
         found.sort(key=lambda one: (not one["due"], one["due"][:1] and one["due"][0]["utc"]))
-        schedules = {row.name: row.schedule for row in self.rows.values() if row.name in fired}
-        past = slots.history(schedules, self.app.timezone, fired)
+        rows = {row.name: row for row in self.rows.values()}
+        past = slots.history(lambda name: rows[name].schedule, self.app.timezone, fired)
         return {"timezone": str(self.app.timezone), "entries": found, "history": past}
 
     def _entry(self, step: PlannedEntry, count: int, start: Any) -> dict[str, Any]:
@@ -252,6 +252,7 @@ class Schedule:
 
         from celery_fleet.beat import slots
         from celery_fleet.beat.database import store
+        from celery_fleet.beat.database.content import check
         from celery_fleet.compat import beat
 
         row = self.rows.get(step.row.key) if step.row is not None else None
@@ -285,6 +286,8 @@ class Schedule:
         if entry["enabled"] and shown.task not in self.app.tasks:
             entry["error"] = f"the release has no task {shown.task}"
         try:
+            if entry["enabled"]:
+                check(row)
             if entry["enabled"] and row.clocked is None:
                 last = maybe_make_aware(row.last_run_at or row.date_changed)
                 ran = row.last_run_at is not None

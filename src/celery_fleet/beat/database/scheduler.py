@@ -20,7 +20,7 @@ from celery.utils.time import maybe_make_aware
 from celery_fleet.beat import waiting
 from celery_fleet.common.errors import FleetError, error_text, refuse
 from celery_fleet.compat import last_runs
-from celery_fleet.compat.schedule import differs
+from celery_fleet.compat.schedule import differs, log_dropped
 from celery_fleet.config.pins import PinnedSchedule
 from celery_fleet.supervision import broker
 from celery_fleet.supervision.notify import Notifier
@@ -52,9 +52,39 @@ def prepare(app: Any, notifier: Notifier, pause: float = waiting.PAUSE) -> None:
     if isinstance(schedule, PinnedSchedule):
         # The scheduler would write them at each start, over users' changes.
         schedule.withhold()
+    skip_broken()
     hold_all()
     wait_for_first_slots()
     waiting.wait(question().ask, notifier, pause)
+
+
+def skip_broken() -> None:
+    """Let beat drop rows that can't be used, so that they don't stop all others; repeatable. Each is logged once."""
+    from django.db.utils import DatabaseError, InterfaceError
+    from django_celery_beat.schedulers import ModelEntry
+
+    from celery_fleet.beat.database import content
+
+    content.accept_unknown_zones()
+    stock = unwrap(ModelEntry.__init__)
+    told: dict[Any, str] = {}
+
+    @wraps(stock)
+    def make(entry: Any, model: Any, app: Any = None) -> None:
+        try:
+            content.check(model)
+            stock(entry, model, app=app)
+        except (DatabaseError, InterfaceError):
+            raise
+        except Exception as error:
+            if told.get(model.pk) != str(error):
+                told[model.pk] = str(error)
+                log_dropped(model.name, error)
+            # This is the only error after which the scheduler goes on with the next row.
+            raise ValueError(str(error)) from error
+        told.pop(model.pk, None)
+
+    ModelEntry.__init__ = make
 
 
 def hold_all() -> None:

@@ -24,7 +24,7 @@ from django_celery_beat.models import (
 )
 
 from celery_fleet.beat.database import plan as planning
-from celery_fleet.beat.database.content import in_periods
+from celery_fleet.beat.database.content import accept_unknown_zones, in_periods
 from celery_fleet.beat.database.plan import Mark, PlannedEntry, Row
 from celery_fleet.common.errors import FleetError, error_text, one_line
 
@@ -58,6 +58,7 @@ class Store:
     """Entries and marks of one database."""
 
     def __init__(self) -> None:
+        accept_unknown_zones()
         self.alias = router.db_for_write(PeriodicTask)
         self.connection = connections[self.alias]
 

@@ -112,6 +112,6 @@ def test_runs_that_were_sent_one_by_one() -> None:
 
 def test_the_history_of_an_entry_that_is_gone() -> None:
     sent = at(0, 3).timestamp()
-    found = slots.history({"here": daily()}, ZONE, {"here": [sent], "gone": [sent]})
+    found = slots.history({"here": daily()}.__getitem__, ZONE, {"here": [sent], "gone": [sent]})
     assert (found["here"][0]["drift"], found["gone"][0]["drift"]) == (0, None)
     assert found["here"][0]["sent"] == found["gone"][0]["sent"]
