@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Final
 
 from ..model.inventory import UNKNOWN, Model, Problem, as_list, as_mapping, as_strings, dotted
+from ..model.report import with_hosts
 from ..model.specs import options_of
 from .firewall import check_network
 from .values import suggestion
@@ -22,12 +22,10 @@ def check_clients(model: Model) -> Iterator[Problem]:
     """Check each client, and that each has a password and each password a client."""
     for value, hosts in model.distinct(_CLIENTS):
         for name, options in as_mapping(value).items():
-            for problem in (
-                *_name(model, name),
-                *_queues(model, name, as_mapping(options)),
-                *_addresses(model, name, as_mapping(options), hosts),
-            ):
-                yield replace(problem, hosts=hosts)
+            client = as_mapping(options)
+            yield from with_hosts(hosts, _name(model, name))
+            yield from with_hosts(hosts, _queues(model, name, client))
+            yield from with_hosts(hosts, _addresses(model, name, client))
     for host in model.members("redis"):
         clients, passwords = (as_mapping(model.value(host, one)) for one in (_CLIENTS, _PASSWORDS))
         if UNKNOWN in (model.value(host, _CLIENTS), model.value(host, _PASSWORDS)):
@@ -98,8 +96,6 @@ def _queues(model: Model, name: str, options: Mapping[str, object]) -> Iterator[
                     )
 
 
-def _addresses(
-    model: Model, name: str, options: Mapping[str, object], hosts: tuple[str, ...]
-) -> Iterator[Problem]:
+def _addresses(model: Model, name: str, options: Mapping[str, object]) -> Iterator[Problem]:
     for index, item in enumerate(as_list(options.get("addresses"))):
-        yield from check_network(model, (_CLIENTS, name, "addresses", index), item, hosts)
+        yield from check_network(model, (_CLIENTS, name, "addresses", index), item)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Final
 
 from ...desired.application_options import COMMAND
 from ...desired.option import as_number
 from ..model.inventory import UNKNOWN, Model, Problem, as_list, dotted
+from ..model.report import with_hosts
 from .values import kind_of, not_a_mapping, suggestion, unknown_keys
 
 NAME: Final = "celery_release_commands"
@@ -30,10 +30,7 @@ def check_commands(model: Model) -> Iterator[Problem]:
         )
         return
     for value, hosts in values:
-        if not isinstance(value, list):
-            continue  # its type is reported elsewhere
-        for problem in _commands(model, value):
-            yield replace(problem, hosts=hosts)
+        yield from with_hosts(hosts, _commands(model, as_list(value)))
 
 
 def _commands(model: Model, value: list[object]) -> Iterator[Problem]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Final
 
 from ..model.inventory import Model, Problem, as_mapping, dotted
+from ..model.report import with_hosts
 
 _SETTINGS: Final = "celery_app_settings"
 # In each spelling that Celery reads: the current one, Celery 3's, and the one with Django's prefix.
@@ -26,7 +26,7 @@ def check_connections(model: Model) -> Iterator[Problem]:
     """Refuse another broker, another Redis for results, TLS that verifies less, and other options for Sentinels."""
     for value, hosts in model.distinct(_SETTINGS):
         for name, item in as_mapping(value).items():
-            yield from (replace(problem, hosts=hosts) for problem in refusals(model, name, item))
+            yield from with_hosts(hosts, refusals(model, name, item))
 
 
 def refusals(model: Model, name: str, item: object) -> Iterator[Problem]:

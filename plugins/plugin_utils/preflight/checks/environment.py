@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from ...desired.option import as_number
 from ..model.inventory import Model, Problem, Severity, as_mapping, as_text, dotted, each_process
+from ..model.report import with_hosts
 from .network import is_address, is_port
 from .values import kind_of, safe_key
 
@@ -63,7 +64,7 @@ def check_environment(model: Model) -> Iterator[Problem]:
     for value, hosts in model.distinct(URLS):
         for name, parts in as_mapping(value).items():
             if _VARIABLE.fullmatch(name):
-                yield from _parts(model, name, as_mapping(parts), hosts)
+                yield from with_hosts(hosts, _parts(model, name, as_mapping(parts)))
     yield from _twice(model)
 
 
@@ -157,14 +158,10 @@ def _environments(
         yield (*path, "environment"), as_mapping(options.get("environment")), hosts
 
 
-def _parts(
-    model: Model, name: str, parts: Mapping[str, object], hosts: tuple[str, ...]
-) -> Iterator[Problem]:
+def _parts(model: Model, name: str, parts: Mapping[str, object]) -> Iterator[Problem]:
     def problem(key: str, message: str, remedy: str) -> Problem:
         path = (URLS, name, key)
-        return Problem(
-            dotted(path), message, remedy, value=model.show(path, parts[key]), hosts=hosts
-        )
+        return Problem(dotted(path), message, remedy, value=model.show(path, parts[key]))
 
     scheme, host, port = as_text(parts.get("scheme")), parts.get("host"), parts.get("port")
     if "scheme" in parts and (scheme is None or not _SCHEME.fullmatch(scheme)):
@@ -189,7 +186,6 @@ def _parts(
                 dotted((URLS, name, "query", key)),
                 "can't be the value of a URL's parameter",
                 "write a string, a number, a boolean or a list of these",
-                hosts=hosts,
             )
 
 

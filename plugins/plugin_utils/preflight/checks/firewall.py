@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from ..model.inventory import UNKNOWN, Model, Problem, Severity, as_mapping, dotted
+from ..model.report import with_hosts
 from .network import is_address, is_loopback, listen_address
 
 _ADDRESS: Final = "firewall_address"
@@ -20,10 +21,11 @@ def check_firewall(model: Model) -> Iterator[Problem]:
     for host in model.members("fleet"):
         if model.value(host, "firewall_enabled") is True and _closes(model, host):
             needed |= dict.fromkeys(other for other in model.members("fleet") if other != host)
-    yield from _addresses(model, tuple(needed))
+    for value, hosts in model.distinct(_ADDRESS, tuple(needed)):
+        yield from with_hosts(hosts, _addresses(model, value))
     for value, hosts in model.distinct(_CLIENTS):
         for index, item in enumerate(value if isinstance(value, list) else []):
-            yield from check_network(model, (_CLIENTS, index), item, hosts)
+            yield from with_hosts(hosts, check_network(model, (_CLIENTS, index), item))
     for host in model.members("celery_producers"):
         if _web_is_open(model, host) and model.value(host, "firewall_enabled") is False:
             yield Problem(
@@ -50,20 +52,17 @@ def _closes(model: Model, host: str) -> bool:
     )
 
 
-def _addresses(model: Model, hosts: tuple[str, ...]) -> Iterator[Problem]:
-    for value, on in model.distinct(_ADDRESS, hosts):
-        if isinstance(value, list):
-            if not value:
-                yield _problem(model, (_ADDRESS,), value, on, "is empty")
-            for index, item in enumerate(value):
-                yield from check_network(model, (_ADDRESS, index), item, on)
-        else:
-            yield from check_network(model, (_ADDRESS,), value, on)
+def _addresses(model: Model, value: object) -> Iterator[Problem]:
+    if not isinstance(value, list):
+        yield from check_network(model, (_ADDRESS,), value)
+    elif not value:
+        yield _problem(model, (_ADDRESS,), value, "is empty")
+    else:
+        for index, item in enumerate(value):
+            yield from check_network(model, (_ADDRESS, index), item)
 
 
-def check_network(
-    model: Model, path: tuple[object, ...], value: object, hosts: tuple[str, ...]
-) -> Iterator[Problem]:
+def check_network(model: Model, path: tuple[object, ...], value: object) -> Iterator[Problem]:
     """Check one address or network that the firewall is to let in."""
     # The specs accept a number as a string; another check reports other types.
     typed = path[0] != _ADDRESS and (value is None or isinstance(value, (Mapping, list, bool)))
@@ -77,7 +76,6 @@ def check_network(
             model,
             path,
             value,
-            hosts,
             "has an impossible mask: it may be at most /32 for IPv4, /128 for IPv6"
             if is_address(text.partition("/")[0])
             else "is not an address; a name would have to be resolved at each boot, before there is a network",
@@ -90,30 +88,25 @@ def check_network(
             "is an IPv4 address in IPv6 notation, which no packet has",
             f"write {address.ipv4_mapped}",
             value=model.show(path, value),
-            hosts=hosts,
         )
         return
     if "%" in text or address.is_link_local:
-        yield _problem(model, path, value, hosts, "is an address that is only valid on one link")
+        yield _problem(model, path, value, "is an address that is only valid on one link")
     elif found.prefixlen == 0:
-        yield _problem(model, path, value, hosts, "would let everyone in")
+        yield _problem(model, path, value, "would let everyone in")
     elif address != found.network_address:
         yield Problem(
             dotted(path),
             "is a single address with the mask of a network",
             f"write {found} for the whole network, or {address} for only this address",
             value=model.show(path, value),
-            hosts=hosts,
         )
     elif address.is_loopback or address.is_unspecified or address.is_multicast:
-        yield _problem(
-            model, path, value, hosts, "is not an address that another host could connect from"
-        )
+        message = "is not an address that another host could connect from"
+        yield _problem(model, path, value, message)
 
 
-def _problem(
-    model: Model, path: tuple[object, ...], value: object, hosts: tuple[str, ...], message: str
-) -> Problem:
+def _problem(model: Model, path: tuple[object, ...], value: object, message: str) -> Problem:
     wanted = (
         "from which this host's connections come, as the other hosts see it (firewall_address)"
         if path[0] == _ADDRESS
@@ -124,5 +117,4 @@ def _problem(
         message,
         f"write the address {wanted}, such as 10.1.0.7, or a network such as 10.1.0.0/24",
         value=model.show(path, value),
-        hosts=hosts,
     )

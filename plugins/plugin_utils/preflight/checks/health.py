@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Final
 
 from ...desired.health import QUEUES, THRESHOLDS, Threshold
 from ...desired.option import as_number
 from ..model.inventory import UNKNOWN, Model, Problem, as_list, as_mapping, dotted
+from ..model.report import with_hosts
 from .values import kind_of, not_a_mapping, suggestion, unknown_keys
 from .workers import served
 
@@ -58,8 +58,8 @@ def check_thresholds(
         general: The one of these that `queues` replaces for single queues.
     """
     for value, hosts in model.distinct(variable):
-        for problem in _thresholds(model, variable, as_mapping(value), table, general):
-            yield replace(problem, hosts=hosts)
+        found = _thresholds(model, variable, as_mapping(value), table, general)
+        yield from with_hosts(hosts, found)
 
 
 def _thresholds(

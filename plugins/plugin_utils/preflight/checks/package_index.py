@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Final
 
 from ...desired.groups import FLEET
@@ -17,6 +16,7 @@ from ..model.inventory import (
     as_text,
     dotted,
 )
+from ..model.report import with_hosts
 from .network import split_url
 from .values import CERTIFICATE, check_pem
 
@@ -27,9 +27,7 @@ _LIKE: Final = "https://packages.example.org/simple"
 def check_package_index(model: Model) -> Iterator[Problem]:
     """Check URLs, logins and certificates. Whether the index answers is seen when a release is built."""
     for value, hosts in model.distinct(NAME, model.members(FLEET)):
-        if isinstance(value, Mapping):
-            for problem in _index(model, as_mapping(value)):
-                yield replace(problem, hosts=hosts)
+        yield from with_hosts(hosts, _index(model, as_mapping(value)))
 
 
 def _index(model: Model, index: Mapping[str, object]) -> Iterator[Problem]:

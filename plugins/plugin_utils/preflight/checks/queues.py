@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Final, cast
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.routing import (
@@ -13,6 +12,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.routing import (
 )
 
 from ..model.inventory import UNKNOWN, Model, Problem, as_list, as_mapping, as_text, dotted
+from ..model.report import with_hosts
 from .names import queue_fits
 from .values import kind_of, not_a_mapping, suggestion, unknown_keys
 from .workers import EXTERNAL, consumed, served
@@ -32,27 +32,17 @@ def check_exchanges(model: Model) -> Iterator[Problem]:
     for value, hosts in model.distinct("celery_app_task_routes"):
         for pattern, route in as_mapping(value).items():
             path: tuple[object, ...] = ("celery_app_task_routes", pattern)
-            for problem in _by_exchange(model, path, as_mapping(route)):
-                yield replace(problem, hosts=hosts)
+            yield from with_hosts(hosts, _by_exchange(model, path, as_mapping(route)))
     for value, hosts in model.distinct("celery_beat_schedule"):
         for name, entry in as_mapping(value).items():
             body = as_mapping(entry)
             options = {**as_mapping(body.get("options"))}
             if "queue" in body:
                 options["queue"] = body["queue"]
-            for problem in _by_exchange(model, ("celery_beat_schedule", name, "options"), options):
-                yield replace(problem, hosts=hosts)
+            path = ("celery_beat_schedule", name, "options")
+            yield from with_hosts(hosts, _by_exchange(model, path, options))
     for value, hosts in model.distinct("celery_app_settings"):
-        path = ("celery_app_settings", "task_queues")
-        queues = as_mapping(value).get("task_queues")
-        if queues not in (None, UNKNOWN) and not isinstance(queues, Mapping):
-            yield replace(
-                not_a_mapping(model, path, queues, "write {mail: {exchange: …, routing_key: …}}"),
-                hosts=hosts,
-            )
-        for name, queue in as_mapping(queues).items():
-            for problem in _declared(model, (*path, name), as_mapping(queue)):
-                yield replace(problem, hosts=hosts)
+        yield from with_hosts(hosts, _queues(model, as_mapping(value).get("task_queues")))
 
 
 def _by_exchange(
@@ -67,6 +57,14 @@ def _by_exchange(
             "add the queue that is bound to it; exchange and routing_key then still decide which queue gets the task",
             value=model.show((*path, "exchange"), options["exchange"]),
         )
+
+
+def _queues(model: Model, queues: object) -> Iterator[Problem]:
+    path = ("celery_app_settings", "task_queues")
+    if queues not in (None, UNKNOWN) and not isinstance(queues, Mapping):
+        yield not_a_mapping(model, path, queues, "write {mail: {exchange: …, routing_key: …}}")
+    for name, queue in as_mapping(queues).items():
+        yield from _declared(model, (*path, name), as_mapping(queue))
 
 
 def _declared(
@@ -103,8 +101,7 @@ def check_keys(model: Model) -> Iterator[Problem]:
     """Check that each route is a mapping of keys that Celery reads, and its pattern can match a task's name."""
     for value, hosts in model.distinct("celery_app_task_routes"):
         for pattern, route in as_mapping(value).items():
-            for problem in _route(model, pattern, route):
-                yield replace(problem, hosts=hosts)
+            yield from with_hosts(hosts, _route(model, pattern, route))
 
 
 def _route(model: Model, pattern: str, route: object) -> Iterator[Problem]:

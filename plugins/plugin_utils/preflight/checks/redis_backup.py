@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -20,6 +19,7 @@ from ..model.inventory import (
     as_text,
     dotted,
 )
+from ..model.report import with_hosts
 from .sandbox import hidden_by_sandbox
 from .values import check_pem
 
@@ -36,8 +36,7 @@ def check_redis_backup(model: Model) -> Iterator[Problem]:
         if not options:
             continue
         for check in (_form, _target, _path, _keys):
-            for problem in check(model, options):
-                yield replace(problem, hosts=hosts)
+            yield from with_hosts(hosts, check(model, options))
 
 
 def _form(model: Model, options: Mapping[str, object]) -> Iterator[Problem]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Final
 from urllib.parse import unquote
 
 from ...desired.groups import FLEET
 from ..model.inventory import UNKNOWN, Model, Problem, Severity, as_text
+from ..model.report import with_hosts
 from .network import is_loopback, split_url
 from .secrets import is_placeholder
 from .values import CERTIFICATE, check_pem
@@ -45,12 +45,11 @@ def check_redis_service(model: Model) -> Iterator[Problem]:
         for value, hosts in values:
             text = as_text(value)
             if text is not None:
-                yield from _url(variable, text, hosts)
+                yield from with_hosts(hosts, _url(variable, text))
     yield from _together(model)
     for value, hosts in model.distinct_given(CA):
         if value and value is not UNKNOWN:
-            for problem in check_pem((CA,), str(value), (CERTIFICATE,)):
-                yield replace(problem, hosts=hosts)
+            yield from with_hosts(hosts, check_pem((CA,), str(value), (CERTIFICATE,)))
 
 
 def _together(model: Model) -> Iterator[Problem]:
@@ -116,26 +115,24 @@ def _together(model: Model) -> Iterator[Problem]:
             )
 
 
-def _url(variable: str, text: str, hosts: tuple[str, ...]) -> Iterator[Problem]:
+def _url(variable: str, text: str) -> Iterator[Problem]:
     """Check one address, which is never shown, because it may contain a password."""
     parts = split_url(text, ("redis", "rediss"))
     usual = parts and re.fullmatch(r"/?[0-9]*", parts.path) and "," not in text
     if parts is None or not usual:
-        yield Problem(variable, "is not the URL of a Redis server", _LIKE, hosts=hosts)
+        yield Problem(variable, "is not the URL of a Redis server", _LIKE)
         return
     if parts.query or parts.fragment:
         yield Problem(
             variable,
             "has options, which would override the fleet's own, such as the check of the certificate",
             "remove what begins with ? or #; options of Celery belong to celery_app_settings",
-            hosts=hosts,
         )
     if not parts.password:
         yield Problem(
             variable,
             "has no password: everyone who reaches the server can run code on the workers",
             f"give the server a user with a password, and {_LIKE}",
-            hosts=hosts,
             severity=Severity.WARNING,
         )
     elif is_placeholder(unquote(parts.password)):
@@ -143,13 +140,11 @@ def _url(variable: str, text: str, hosts: tuple[str, ...]) -> Iterator[Problem]:
             variable,
             "has a placeholder as its password",
             "put the real URL into the environment's vault.yml",
-            hosts=hosts,
         )
     if parts.scheme == "redis" and not is_loopback(parts.hostname or ""):
         yield Problem(
             variable,
             "is not encrypted: anyone on the network between can read the password and tasks, and add tasks",
             "use rediss:// if the service offers TLS",
-            hosts=hosts,
             severity=Severity.WARNING,
         )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import zoneinfo
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Final
 
 from ...desired.application_options import ENTRY
 from ...desired.option import as_number
 from ..model.inventory import UNKNOWN, Model, Problem, as_mapping, dotted
+from ..model.report import with_hosts
 from .schedule_times import (
     CRONTAB_WIDTHS,
     LARGEST_NUMBER,
@@ -100,8 +100,8 @@ def check_database(model: Model) -> Iterator[Problem]:
             )
         for name, entry in as_mapping(model.value(host, "celery_beat_schedule")).items():
             if isinstance(entry, Mapping):
-                for problem in _held(("celery_beat_schedule", name), as_mapping(entry)):
-                    yield replace(problem, hosts=(host,))
+                path = ("celery_beat_schedule", name)
+                yield from with_hosts((host,), _held(path, as_mapping(entry)))
 
 
 def _foreign(host: str, model: Model, scheduler: object) -> Iterator[Problem]:
@@ -228,11 +228,8 @@ def check_schedule(model: Model) -> Iterator[Problem]:
     """Check that each entry has a task and exactly one well-formed time."""
     for value, hosts in model.distinct("celery_beat_schedule"):
         for name, entry in as_mapping(value).items():
-            if entry is UNKNOWN:
-                continue
-            path = ("celery_beat_schedule", name)
-            for problem in _entry(model, path, entry):
-                yield replace(problem, hosts=hosts)
+            if entry is not UNKNOWN:
+                yield from with_hosts(hosts, _entry(model, ("celery_beat_schedule", name), entry))
 
 
 def check_size(model: Model) -> Iterator[Problem]:

@@ -13,6 +13,7 @@ from ...desired.backup_options import VARIABLE as BACKUP
 from ...desired.exporters import REDIS, REDIS_USER
 from ..model.inventory import UNKNOWN, Model, Problem, as_list, as_mapping, dotted
 from ..model.redact import is_secret_name
+from ..model.report import with_hosts
 from ..model.specs import Option, options_of
 from .names import allowed
 
@@ -46,7 +47,7 @@ def check_secrets(model: Model) -> Iterator[Problem]:
     for name in _secret_variables(model):
         for value, hosts in model.distinct(name):
             for path, secret in _secrets(model, (name,), value):
-                yield from _one(model, path, secret, hosts)
+                yield from with_hosts(hosts, _one(model, path, secret))
                 if isinstance(secret, str) and secret and not _is_placeholder(model, path, secret):
                     holders.setdefault(secret, {}).setdefault(dotted(path), []).extend(hosts)
     for paths in holders.values():
@@ -117,9 +118,7 @@ def _secrets(
         yield path, value
 
 
-def _one(
-    model: Model, path: tuple[str, ...], value: object, hosts: tuple[str, ...]
-) -> Iterator[Problem]:
+def _one(model: Model, path: tuple[str, ...], value: object) -> Iterator[Problem]:
     if value is UNKNOWN or isinstance(value, bool) or not isinstance(value, (str, int)):
         return
     text = str(value)
@@ -142,7 +141,7 @@ def _one(
         )
         remedy = _GENERATE
     if reason:
-        yield Problem(dotted(path), reason, remedy, value=model.show(path, value), hosts=hosts)
+        yield Problem(dotted(path), reason, remedy, value=model.show(path, value))
 
 
 def _web_password(model: Model) -> Iterator[Problem]:

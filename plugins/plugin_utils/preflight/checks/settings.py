@@ -8,6 +8,7 @@ from typing import Final
 
 from ...desired.worker_options import WORKER
 from ..model.inventory import Model, Problem, Severity, as_mapping, dotted
+from ..model.report import with_hosts
 from .connections import refusals
 from .names import allowed, near_miss
 from .values import safe_key, suggestion
@@ -176,11 +177,15 @@ def check_settings(model: Model) -> Iterator[Problem]:
         for name, item in as_mapping(value).items():
             # Don't report a setting twice if `check_connections` refuses it.
             if not any(refusals(model, name, item)):
-                path = dotted((VARIABLE, safe_key(name)))
-                yield from _name(name, path, hosts, is_allowed(path))
-                yield from _value(name, item, path, hosts)
-                if name in _TRANSPORTS:
-                    yield from _options(name, item, hosts, is_allowed)
+                yield from with_hosts(hosts, _setting(name, item, is_allowed))
+
+
+def _setting(name: str, item: object, is_allowed: Callable[[str], bool]) -> Iterator[Problem]:
+    path = dotted((VARIABLE, safe_key(name)))
+    yield from _name(name, path, is_allowed(path))
+    yield from _value(name, item, path)
+    if name in _TRANSPORTS:
+        yield from _options(name, item, is_allowed)
 
 
 def check_misplaced(model: Model) -> Iterator[Problem]:
@@ -209,23 +214,21 @@ def check_misplaced(model: Model) -> Iterator[Problem]:
         )
 
 
-def _value(name: str, item: object, path: str, hosts: tuple[str, ...]) -> Iterator[Problem]:
+def _value(name: str, item: object, path: str) -> Iterator[Problem]:
     """Refuse values of another type than Celery reads, and numbers without a meaning."""
     if name in _NUMBERS:
-        yield from _number(item, path, hosts)
+        yield from _number(item, path)
     elif name in _SWITCHES and item is not None and not isinstance(item, bool):
         yield Problem(
             path,
             'has to be true or false; Celery reads any other value, even "false" in quotes, as true',
             "write true or false, without quotes",
-            hosts=hosts,
         )
     elif name in _LISTS and isinstance(item, str):
         yield Problem(
             path,
             "has to be a list; Celery reads a text as a list of its letters",
             f"write [{', '.join(item.replace(',', ' ').split())}]",
-            hosts=hosts,
         )
     elif name == "worker_pool" and isinstance(item, str) and not _POOL.fullmatch(item):
         near = suggestion(item, _POOLS)
@@ -234,15 +237,12 @@ def _value(name: str, item: object, path: str, hosts: tuple[str, ...]) -> Iterat
             "is not a pool that Celery knows, so no worker would start",
             " ".join(part for part in (near, f"known are {', '.join(_POOLS)}") if part),
             value=item,
-            hosts=hosts,
         )
     if name in _NOT_NEGATIVE and isinstance(item, (int, float)) and item < 0:
-        yield Problem(
-            path, "can't be negative", "write 0 or more, or remove it", value=str(item), hosts=hosts
-        )
+        yield Problem(path, "can't be negative", "write 0 or more, or remove it", value=str(item))
 
 
-def _number(item: object, path: str, hosts: tuple[str, ...]) -> Iterator[Problem]:
+def _number(item: object, path: str) -> Iterator[Problem]:
     """Refuse anything but a number or nothing."""
     if item is None or (isinstance(item, (int, float)) and not isinstance(item, bool)):
         return
@@ -253,29 +253,25 @@ def _number(item: object, path: str, hosts: tuple[str, ...]) -> Iterator[Problem
         "has to be a number, and Celery does not convert text to one",
         f"write {example}, without quotes"
         + ("" if is_quoted else " or unit; times are in seconds"),
-        hosts=hosts,
     )
 
 
-def _options(
-    name: str, item: object, hosts: tuple[str, ...], is_allowed: Callable[[str], bool]
-) -> Iterator[Problem]:
+def _options(name: str, item: object, is_allowed: Callable[[str], bool]) -> Iterator[Problem]:
     """Refuse numbers that are text, and options that are almost the name of a known one: nothing would read them."""
     for option, value in as_mapping(item).items():
         path = dotted((VARIABLE, name, safe_key(option)))
         if option in _TRANSPORT_NUMBERS:
-            yield from _number(value, path, hosts)
+            yield from _number(value, path)
         near = next((known for known in TRANSPORT if near_miss(option, known)), "")
         if near and option not in TRANSPORT and not is_allowed(path):
             yield Problem(
                 path,
                 "is not an option of the connections to Redis, so it has no effect",
                 f"did you mean {near}? If something reads it, add {path} to preflight_allowed_variables.",
-                hosts=hosts,
             )
 
 
-def _name(name: str, path: str, hosts: tuple[str, ...], is_allowed: bool) -> Iterator[Problem]:
+def _name(name: str, path: str, is_allowed: bool) -> Iterator[Problem]:
     meant = _meant(name)
     if name in UNPINNABLE or meant in UNPINNABLE:
         yield Problem(
@@ -283,14 +279,12 @@ def _name(name: str, path: str, hosts: tuple[str, ...], is_allowed: bool) -> Ite
             "can't be set here: each worker sets it itself when it starts",
             "name the modules in `include` of the worker in celery_worker_instances, or set it in the application's "
             "code",
-            hosts=hosts,
         )
     elif variable := OWN_VARIABLES.get(name) or OWN_VARIABLES.get(meant):
         yield Problem(
             path,
             "has its own variable, in which queues, tasks and times are checked",
             f"move it to {variable}",
-            hosts=hosts,
         )
     elif not NAME.fullmatch(name):
         bare = re.sub(r"^celery(d|beat)?_", "", _form(name))
@@ -300,14 +294,11 @@ def _name(name: str, path: str, hosts: tuple[str, ...], is_allowed: bool) -> Ite
             "is not the name of a setting: write names in lower case, with underscores and without the prefix CELERY_",
             (guess or "write it that way, or set it in the application's code")
             + ("; mind the space after the colon" if ":" in name else ""),
-            hosts=hosts,
         )
     elif name in KNOWN or is_allowed:
         return
     elif meant:
-        yield Problem(
-            path, "has no effect: Celery has another name for it", f"write {meant}", hosts=hosts
-        )
+        yield Problem(path, "has no effect: Celery has another name for it", f"write {meant}")
     else:
         near = next((known for known in KNOWN if near_miss(name, known)), "")
         without = next((known for known in KNOWN if known.partition("_")[2] == name), "")
@@ -324,7 +315,6 @@ def _name(name: str, path: str, hosts: tuple[str, ...], is_allowed: bool) -> Ite
             f"is not a setting of Celery {' to '.join(SUPPORTED)}, so it has no effect unless the application or a "
             "package reads it",
             f"{guess} If something reads it, add {path} to preflight_allowed_variables.".lstrip(),
-            hosts=hosts,
             severity=Severity.ERROR if near else Severity.WARNING,
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -15,6 +14,7 @@ from ...desired.application_options import SHA256
 from ...desired.requirements_file import LOCKS, NAME, PROJECT, lines, places
 from ..model.inventory import UNKNOWN, Model, Problem, Severity, as_mapping, as_text, dotted
 from ..model.paths import never_a_source
+from ..model.report import with_hosts
 
 _KINDS: Final = ("path", "git", "archive", "pip")
 # Keys that only some kinds have.
@@ -37,10 +37,8 @@ def check_source(model: Model) -> Iterator[Problem]:
     """Check that there is exactly one kind of source, and that its parts exist, as far as this can be checked here."""
     hosts_that_build = model.hosts_of_role("celery_release") if model.control.needs_source else ()
     for value, hosts in model.distinct(_NAME, hosts_that_build):
-        if not isinstance(value, Mapping):
-            continue
-        for problem in _source(model, as_mapping(value), hosts):
-            yield replace(problem, hosts=hosts)
+        if isinstance(value, Mapping):
+            yield from with_hosts(hosts, _source(model, as_mapping(value), hosts))
 
 
 def _source(

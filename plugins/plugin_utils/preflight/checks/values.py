@@ -18,6 +18,7 @@ from ansible.parsing.vault import is_encrypted
 
 from ..model import origin
 from ..model.inventory import UNKNOWN, Model, Problem, dotted
+from ..model.report import with_hosts
 from ..model.specs import ELEMENTS, Option, options_of
 
 Path = tuple[object, ...]
@@ -90,13 +91,13 @@ def check_types(model: Model) -> Iterator[Problem]:
     for name, option in model.specs.options.items():
         for given, hosts in model.distinct_given(name):
             value = _from_command_line(given, option) if name in COMMAND_LINE else given
-            for problem in check_value(model, (name,), value, option):
-                yield replace(_in_ini(model, problem, hosts[0], option), hosts=hosts)
+            for problem in with_hosts(hosts, check_value(model, (name,), value, option)):
+                yield _in_ini(model, problem, option)
 
 
-def _in_ini(model: Model, problem: Problem, host: str, option: Option) -> Problem:
+def _in_ini(model: Model, problem: Problem, option: Option) -> Problem:
     """Return the problem; for a wrong text that Ansible read from INI, with what to write there."""
-    raw = model.raw.get(host, {}).get(problem.variable)
+    raw = model.raw.get(problem.hosts[0], {}).get(problem.variable)
     remedy = _IN_INI.get(str(option.get("type")))
     if remedy and isinstance(raw, str) and origin.is_ini(raw):
         return replace(problem, remedy=remedy)

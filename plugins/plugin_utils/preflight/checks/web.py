@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -13,6 +12,7 @@ from ...desired import firewall
 from ...desired.option import as_number
 from ...desired.producer_options import SITE, STATIC
 from ..model.inventory import Model, Problem, as_list, as_mapping, as_strings, as_text, dotted
+from ..model.report import with_hosts
 from .network import is_request_path
 from .units import check_options
 from .web_server import socket_fault
@@ -37,7 +37,7 @@ def check_web(model: Model) -> Iterator[Problem]:
     """Check the web process and the site of each host with producers."""
     for host in model.members("celery_producers"):
         for check in (_server, _syntax, _certificate, _static, _snippets, _trusted, _without_nginx):
-            yield from (replace(problem, hosts=(host,)) for problem in check(model, host))
+            yield from with_hosts((host,), check(model, host))
 
 
 def is_plain_path(text: str) -> bool:

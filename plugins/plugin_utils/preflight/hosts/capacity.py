@@ -125,30 +125,25 @@ def _processes(model: Model, host: str) -> Iterator[tuple[str, Mapping[str, obje
             yield variable, as_mapping(model.value(host, variable))
 
 
-def check_capacity(
-    host: str, facts: Mapping[str, object], asked: Mapping[str, object]
-) -> Iterator[Problem]:
+def check_capacity(facts: Mapping[str, object], asked: Mapping[str, object]) -> Iterator[Problem]:
     """Yield the problems of one host.
 
     Args:
-        host: Its name in the inventory.
         facts: Its `ansible_facts['fleet']`.
         asked: The host's part of the result of `demands`.
     """
-    yield from _memory(host, facts, asked)
-    yield from _disk(host, facts, asked)
-    yield from _missing(host, facts, asked)
+    yield from _memory(facts, asked)
+    yield from _disk(facts, asked)
+    yield from _missing(facts, asked)
     flavor = str(facts.get("redis_flavor") or "redis")
     if "redis" in asked:
-        yield from _kernel(host, facts)
+        yield from _kernel(facts)
     servers = [f"{flavor}-server"] if "redis" in asked else []
     for package in (*servers, "nginx-common", "nftables"):
-        yield from _package(host, package, facts)
+        yield from _package(package, facts)
 
 
-def _missing(
-    host: str, facts: Mapping[str, object], asked: Mapping[str, object]
-) -> Iterator[Problem]:
+def _missing(facts: Mapping[str, object], asked: Mapping[str, object]) -> Iterator[Problem]:
     variables = as_mapping(asked.get("paths"))
     for path in as_strings(facts.get("missing")):
         name = str(variables.get(path))
@@ -160,12 +155,10 @@ def _missing(
                 "does not exist on the host, so systemd would not start the process (226/NAMESPACE)"
             )
             remedy = f"create it there, writable for the process's user; or write -{path} if it may be missing"
-        yield Problem(name, message, remedy, value=path, hosts=(host,))
+        yield Problem(name, message, remedy, value=path)
 
 
-def _memory(
-    host: str, facts: Mapping[str, object], asked: Mapping[str, object]
-) -> Iterator[Problem]:
+def _memory(facts: Mapping[str, object], asked: Mapping[str, object]) -> Iterator[Problem]:
     memory = as_number(facts.get("memory_bytes"))
     if not memory:
         return
@@ -188,7 +181,6 @@ def _memory(
             "memory the kernel kills processes",
             "lower concurrency, max_memory_per_child, memory_max or Redis's maxmemory, move a worker to another host, "
             "or use a larger host",
-            hosts=(host,),
             severity=Severity.WARNING,
         )
 
@@ -218,7 +210,7 @@ def worker_bytes(options: Mapping[str, object], processors: float, memory: float
     return min(bounds, default=None)
 
 
-def _disk(host: str, facts: Mapping[str, object], asked: Mapping[str, object]) -> Iterator[Problem]:
+def _disk(facts: Mapping[str, object], asked: Mapping[str, object]) -> Iterator[Problem]:
     paths = [*(["/opt"] if asked.get("release") else []), "/var"]
     for path in paths:
         free = as_number(as_mapping(facts.get("free_bytes")).get(path))
@@ -231,17 +223,15 @@ def _disk(host: str, facts: Mapping[str, object], asked: Mapping[str, object]) -
             f"free at least {_size(_ROOM)} there, or enlarge the disk"
             + ("; celery_release_keep sets how many releases are kept" if path == "/opt" else ""),
             value=path,
-            hosts=(host,),
             severity=Severity.ERROR if free < _LEAST_ROOM else Severity.WARNING,
         )
 
 
-def _kernel(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
+def _kernel(facts: Mapping[str, object]) -> Iterator[Problem]:
     """Check the kernel's settings for Redis, which can't warn about them itself: its sandbox hides them."""
     settings = as_mapping(facts.get("kernel"))
     if settings.get(name := "vm.overcommit_memory") == "2":
         yield _wrong_setting(
-            host,
             name,
             "2",
             "makes the kernel refuse Redis a copy of its process if it uses much of the memory, so it could not save",
@@ -250,7 +240,6 @@ def _kernel(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
     waiting = as_number(settings.get(name := "net.core.somaxconn"))
     if waiting is not None and waiting < _BACKLOG:
         yield _wrong_setting(
-            host,
             name,
             f"{waiting:.0f}",
             f"refuses connections when many workers connect at once: Redis lets {_BACKLOG} wait",
@@ -258,18 +247,17 @@ def _kernel(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
         )
 
 
-def _wrong_setting(host: str, name: str, value: str, message: str, right: str) -> Problem:
+def _wrong_setting(name: str, value: str, message: str, right: str) -> Problem:
     return Problem(
         name,
         message,
         f"write {name} = {right} into a file in /etc/sysctl.d/ on the host and run sysctl --system",
         value=value,
-        hosts=(host,),
         severity=Severity.WARNING,
     )
 
 
-def _package(host: str, package: str, facts: Mapping[str, object]) -> Iterator[Problem]:
+def _package(package: str, facts: Mapping[str, object]) -> Iterator[Problem]:
     """Check the version of the installed package, or of the one that would be installed, if the host knows it."""
     least = _FROM.get(package)
     text = str(as_mapping(facts.get("versions")).get(package, "")).rpartition(":")[2]
@@ -279,7 +267,6 @@ def _package(host: str, package: str, facts: Mapping[str, object]) -> Iterator[P
             f"of the host's packages is older than {'.'.join(map(str, least))}",
             "use a host with a newer version in its package sources",
             value=text,
-            hosts=(host,),
         )
 
 

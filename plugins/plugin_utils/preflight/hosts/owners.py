@@ -45,14 +45,13 @@ def _socket_file(app: str, unit: str) -> str:
     return f"/etc/systemd/system/{app}-{unit}.socket"
 
 
-def check_owners(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
+def check_owners(facts: Mapping[str, object]) -> Iterator[Problem]:
     """Refuse ports, names and users that already belong to something else on the host.
 
     Args:
-        host: The host's name in the inventory.
-        facts: Its facts. `claims` has the ports, names and users that this inventory wants there, and `marks` the marks
-            of all applications there. `listeners` has the processes that listen on the wanted ports, and `files` the
-            existing nginx sites and socket units of this application.
+        facts: The host's facts. `claims` has the ports, names and users that this inventory wants there, and `marks`
+            the marks of all applications there. `listeners` has the processes that listen on the wanted ports, and
+            `files` the existing nginx sites and socket units of this application.
     """
     claim = as_mapping(facts.get("claims"))
     if not claim:
@@ -71,7 +70,6 @@ def check_owners(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
                 "do nothing if no other inventory deploys this application",
                 severity=Severity.WARNING,
                 value=path,
-                hosts=(host,),
             )
         elif mark.get("error"):
             yield Problem(
@@ -80,23 +78,22 @@ def check_owners(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
                 "run that application's site.yml again, which writes the mark; or remove the file if the application "
                 "is gone",
                 value=path,
-                hosts=(host,),
             )
         elif mark.get("app") == app:
             own = mark
             if mark.get("owner") != claim.get("owner"):
-                yield _of_another_inventory(host, claim, mark, path)
+                yield _of_another_inventory(claim, mark, path)
         else:
-            collisions = list(_collisions(host, claim, mark, taken))
+            collisions = list(_collisions(claim, mark, taken))
             if collisions and mark.get("owner") == claim.get("owner"):
-                yield _renamed(host, claim, mark, collisions)
+                yield _renamed(claim, mark, collisions)
             else:
                 yield from collisions
-    yield from _strangers(host, claim, own, facts, taken)
+    yield from _strangers(claim, own, facts, taken)
 
 
 def _of_another_inventory(
-    host: str, claim: Mapping[str, object], mark: Mapping[str, object], path: str
+    claim: Mapping[str, object], mark: Mapping[str, object], path: str
 ) -> Problem:
     return Problem(
         "celery_app_name",
@@ -105,12 +102,11 @@ def _of_another_inventory(
         "choose another name; or, if this inventory takes the application over, set celery_app_inventory_name to "
         f"{mark.get('owner')}",
         value=str(claim.get("app")),
-        hosts=(host,),
     )
 
 
 def _renamed(
-    host: str, claim: Mapping[str, object], mark: Mapping[str, object], collisions: list[Problem]
+    claim: Mapping[str, object], mark: Mapping[str, object], collisions: list[Problem]
 ) -> Problem:
     """Return the problem of a collision within one inventory, which is mostly an application that was renamed."""
     old = mark.get("app")
@@ -123,12 +119,11 @@ def _renamed(
         f"set it back to {old}, or remove {old} first: ansible-playbook celery_fleet.core.remove_fleet -e "
         f"celery_app_name={old}{both}",
         value=str(claim.get("app")),
-        hosts=(host,),
     )
 
 
 def _collisions(
-    host: str, claim: Mapping[str, object], mark: Mapping[str, object], taken: set[str]
+    claim: Mapping[str, object], mark: Mapping[str, object], taken: set[str]
 ) -> Iterator[Problem]:
     sites, their_sites = (set(as_strings(one.get("server_names"))) for one in (claim, mark))
     side_by_side = bool(sites and their_sites and sites.isdisjoint(their_sites))
@@ -145,7 +140,6 @@ def _collisions(
                     f"is already the port of {theirs} of the {other} on this host",
                     f"choose another port; or change the port of {mark.get('app')} and deploy that first",
                     value=str(port),
-                    hosts=(host,),
                 )
     users = set(as_strings(claim.get("users"))) & set(as_strings(mark.get("users")))
     for user in sorted(users):
@@ -156,7 +150,6 @@ def _collisions(
             "could read the other's files",
             f"choose another {'celery_app_user' if mine else 'name'}",
             value=str(claim.get("user" if mine else "app")),
-            hosts=(host,),
         )
     for kind in ("units", "paths", "nginx"):
         names = [
@@ -170,7 +163,6 @@ def _collisions(
                 f"leads to the names {', '.join(names)}, which the {other} already has on this host",
                 "choose another name",
                 value=str(claim.get("app")),
-                hosts=(host,),
             )
 
 
@@ -180,7 +172,6 @@ def _meet(one: str, other: str) -> bool:
 
 
 def _strangers(
-    host: str,
     claim: Mapping[str, object],
     own: Mapping[str, object],
     facts: Mapping[str, object],
@@ -222,5 +213,4 @@ def _strangers(
                 if name == "node"
                 else "choose another port, or stop what listens there",
                 value=str(port),
-                hosts=(host,),
             )

@@ -16,7 +16,7 @@ from ..checks.control import version
 from ..checks.interpreter import ANOTHER_PYTHON, PYTHON
 from ..checks.sandbox import hidden_by_sandbox
 from ..model.inventory import Problem, Severity, as_mapping, as_strings
-from ..model.report import grouped
+from ..model.report import grouped, with_hosts
 from .capacity import check_capacity
 from .connections import check_connections
 from .owners import check_owners
@@ -123,33 +123,31 @@ def check_facts(
     """
     ping = " ".join(["ansible", *(f"-i {shlex.quote(source)}" for source in sources), PING])
     found: list[Problem] = []
+    spared, asked = spared or {}, asked or {}
     for host, value in facts.items():
-        if host in (spared or {}):
-            found.append(
-                Problem(
-                    "host",
-                    f"{(spared or {})[host]}; it is left out",
-                    left_out_remedy(as_mapping(value), hints.get(host, "")),
-                    hosts=(host,),
-                    severity=Severity.WARNING,
-                )
-            )
+        known, demands, hint = as_mapping(value), asked.get(host, {}), hints.get(host, "")
+        if host in spared:
+            message, remedy = f"{spared[host]}; it is left out", left_out_remedy(known, hint)
+            found.append(Problem("host", message, remedy, hosts=(host,), severity=Severity.WARNING))
         else:
+            problems = (
+                *_host(known, hint, ping),
+                *check_redis_service(known),
+                *_distribution(known, demands),
+                *check_capacity(known, demands),
+            )
             found += [
                 problem
-                for problem in _host(host, as_mapping(value), hints.get(host, ""), ping)
+                for problem in with_hosts((host,), problems)
                 # Some DNS forget the name of a host that is down.
-                if not (problem.variable == UNRESOLVED and problem.value in (spared or {}))
+                if not (problem.variable == UNRESOLVED and problem.value in spared)
             ]
-            found += check_redis_service(host, as_mapping(value))
-            found += _distribution(host, as_mapping(value), (asked or {}).get(host, {}))
-            found += check_capacity(host, as_mapping(value), (asked or {}).get(host, {}))
     return grouped(
         [
             *found,
             *_clocks(facts),
-            *_certificates(facts, asked or {}),
-            *_strangers(facts, asked or {}),
+            *_certificates(facts, asked),
+            *_strangers(facts, asked),
             *check_connections(facts),
         ]
     )
@@ -216,14 +214,13 @@ def _clocks(facts: Mapping[str, object]) -> Iterator[Problem]:
         )
 
 
-def _host(host: str, facts: Mapping[str, object], hint: str, ping: str) -> Iterator[Problem]:
+def _host(facts: Mapping[str, object], hint: str, ping: str) -> Iterator[Problem]:
     if facts.get("reachable") is not True:
         yield Problem(
             "host",
             f"can't be used: {_reason(facts)}",
             key_remedy(facts)
             or f"try `{ping}`; look at ansible_host, ansible_user and ansible_become{_if_missing(hint)}",
-            hosts=(host,),
         )
         return
     if facts.get("uid") != 0:
@@ -232,14 +229,12 @@ def _host(host: str, facts: Mapping[str, object], hint: str, ping: str) -> Itera
             "does not give root on the host",
             "let ansible_user become root (“Becoming root” in docs/environments.md), and leave ansible_become on",
             value=f"uid {facts.get('uid')}",
-            hosts=(host,),
         )
     if facts.get("systemd_is_init") is not True:
         yield Problem(
             "systemd",
             "is not process 1 of the host",
             "use a host that was booted with systemd",
-            hosts=(host,),
         )
     elif (as_number(facts.get("systemd_version")) or 0) < SYSTEMD_FROM:
         yield Problem(
@@ -247,7 +242,6 @@ def _host(host: str, facts: Mapping[str, object], hint: str, ping: str) -> Itera
             f"is older than {SYSTEMD_FROM}",
             "use a host with a newer version",
             value=str(facts.get("systemd_version")),
-            hosts=(host,),
         )
     if version(str(facts.get("python_version", ""))) < PYTHON_FROM:
         yield Problem(
@@ -255,16 +249,14 @@ def _host(host: str, facts: Mapping[str, object], hint: str, ping: str) -> Itera
             "of the host is older than 3.11",
             "use a host on which python3 is Python 3.11 or newer",
             value=str(facts.get("python_version")),
-            hosts=(host,),
         )
-    yield from _interpreter(host, as_mapping(facts.get("interpreter")))
+    yield from _interpreter(as_mapping(facts.get("interpreter")))
     for name in as_strings(facts.get("unresolved_names")):
         yield Problem(
             UNRESOLVED,
             "is a name that the host can't resolve",
             "add it to the DNS, or to /etc/hosts on every host of the fleet",
             value=name,
-            hosts=(host,),
         )
     for unit in as_strings(facts.get("active_units")):
         yield Problem(
@@ -272,7 +264,6 @@ def _host(host: str, facts: Mapping[str, object], hint: str, ping: str) -> Itera
             "already runs on this host as Debian's own instance, which the fleet's would replace",
             f"move its data and users elsewhere and run `systemctl disable --now {unit}`, or use another host",
             value=unit,
-            hosts=(host,),
         )
     packages = as_strings(facts.get("packages"))
     # Each of Debian's packages of nginx needs nginx-common.
@@ -286,15 +277,12 @@ def _host(host: str, facts: Mapping[str, object], hint: str, ping: str) -> Itera
             "of this host is not Debian's: the package of nginx.org runs as the user nginx, which can't open the "
             "sockets and password files of the fleet's sites",
             "remove it (`apt-get remove nginx`), so that the next run installs Debian's; or use another host",
-            hosts=(host,),
         )
-    yield from _flavor(host, facts)
-    yield from check_owners(host, facts)
+    yield from _flavor(facts)
+    yield from check_owners(facts)
 
 
-def _distribution(
-    host: str, facts: Mapping[str, object], asked: Mapping[str, object]
-) -> Iterator[Problem]:
+def _distribution(facts: Mapping[str, object], asked: Mapping[str, object]) -> Iterator[Problem]:
     """Refuse a distribution without Debian's packages; warn about one that is not tested and not acknowledged."""
     if facts.get("reachable") is not True:
         return
@@ -307,7 +295,6 @@ def _distribution(
             "is not supported: it is neither Debian nor derived from it",
             f"use a host with {tested}",
             value=shown,
-            hosts=(host,),
         )
         return
     release = f"{name}-{number}".rstrip("-")
@@ -320,12 +307,11 @@ def _distribution(
             f"is not tested with Celery Fleet; {tested} is. What a host needs is checked by version, so it may work",
             f"try it outside of production first, then write preflight_allowed_distributions: [{release}]",
             value=shown,
-            hosts=(host,),
             severity=Severity.WARNING,
         )
 
 
-def _interpreter(host: str, found: Mapping[str, object]) -> Iterator[Problem]:
+def _interpreter(found: Mapping[str, object]) -> Iterator[Problem]:
     """Refuse a Python for releases that is missing, too old, or hidden from the units."""
     path, text = str(found.get("path", "")), str(found.get("version", ""))
     if not path:
@@ -343,10 +329,10 @@ def _interpreter(host: str, found: Mapping[str, object]) -> Iterator[Problem]:
         message, remedy = f"is Python {text}, older than 3.11", "name Python 3.11 or newer"
     else:
         return
-    yield Problem(PYTHON, message, remedy, value=path, hosts=(host,))
+    yield Problem(PYTHON, message, remedy, value=path)
 
 
-def _flavor(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
+def _flavor(facts: Mapping[str, object]) -> Iterator[Problem]:
     """Refuse a `redis_flavor` without a package for the host, or one that can't read the existing data."""
     flavor = str(facts.get("redis_flavor") or "")
     versions = as_mapping(facts.get("versions"))
@@ -360,7 +346,6 @@ def _flavor(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
             "is in none of this host's package sources",
             "use a host that has the package valkey-server, such as one with Debian 13, or write redis_flavor: redis",
             value=flavor,
-            hosts=(host,),
         )
     for path, owner in as_mapping(facts.get("redis_data")).items():
         if owner in FLAVORS and owner != flavor:
@@ -369,5 +354,4 @@ def _flavor(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
                 f"can't read all of the data in {path}, which {owner} wrote",
                 f"write redis_flavor: {owner}, or see “Redis or Valkey” in docs/redis.md",
                 value=flavor,
-                hosts=(host,),
             )

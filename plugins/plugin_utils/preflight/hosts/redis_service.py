@@ -15,11 +15,10 @@ _VARIABLES: Final = {"broker": "celery_app_broker_url", "results": "celery_app_r
 _PAGE: Final = "docs/redis.md"
 
 
-def check_redis_service(host: str, facts: Mapping[str, object]) -> Iterator[Problem]:
+def check_redis_service(facts: Mapping[str, object]) -> Iterator[Problem]:
     """Yield the problems of one host with the servers.
 
     Args:
-        host: Its name in the inventory.
         facts: Its `ansible_facts['fleet']`. `redis_service` is the answer of `plugin_utils/scripts/redis_service.py`.
     """
     for kind, answer in as_mapping(facts.get("redis_service")).items():
@@ -27,9 +26,7 @@ def check_redis_service(host: str, facts: Mapping[str, object]) -> Iterator[Prob
         for message, remedy, severity in (
             [_unusable(told)] if told.get("error") else [*_wrong(kind, told), *_limits(kind, told)]
         ):
-            yield Problem(
-                _VARIABLES.get(kind, kind), message, remedy, hosts=(host,), severity=severity
-            )
+            yield Problem(_VARIABLES.get(kind, kind), message, remedy, severity=severity)
 
 
 _Judgement = tuple[str, str, Severity]

@@ -1,8 +1,8 @@
-"""Writes problems as text for messages and warnings."""
+"""Gathers problems, and writes them as text for messages and warnings."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from .inventory import Problem
@@ -10,6 +10,12 @@ from .redact import scrub
 
 _MOST_HOSTS = 6
 _MOST_PLACES = 3
+
+
+def with_hosts(hosts: tuple[str, ...], problems: Iterable[Problem]) -> Iterator[Problem]:
+    """Yield problems with the hosts that they concern."""
+    for problem in problems:
+        yield replace(problem, hosts=hosts)
 
 
 def grouped(problems: Sequence[Problem]) -> list[Problem]:

@@ -55,7 +55,7 @@ def told(server: Server, rules: str, url: str = "redis://shop:a%40b@127.0.0.1:{p
 
 
 def judged(answer: Any, kind: str = "broker") -> list[tuple[Severity, str]]:
-    found = check_redis_service("worker1", {"redis_service": {kind: answer}})
+    found = check_redis_service({"redis_service": {kind: answer}})
     return [(one.severity, one.message) for one in found]
 
 
