@@ -89,17 +89,28 @@ def replace(
         raise
 
 
-def open_directory(path: str, *, make: bool) -> int | None:
-    """Open a directory without following symbolic links in its path.
+def open_directory(path: str, *, make: bool, follow: bool = False) -> int | None:
+    """Open a directory that is not a symbolic link.
 
     Args:
         path: Absolute path.
         make: Whether to create missing directories, owned by root. Without it, the result is None if one is missing.
+        follow: Whether its parents may be links.
 
     Raises:
         ReconcileError: A part of the path is a link or a file.
     """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    if follow:
+        try:
+            if make:
+                with contextlib.suppress(FileExistsError):
+                    os.makedirs(path, mode=0o755)
+            return os.open(path, flags)
+        except FileNotFoundError:
+            return None
+        except NotADirectoryError:
+            raise ReconcileError(f"{path} is not a directory; move it away and run again") from None
     place, handle = "", os.open("/", flags)
     for name in Path(path).parts[1:]:
         place = f"{place}/{name}"
@@ -145,12 +156,7 @@ class Files:
             self._sweep()
         self._apply_sysusers()
         for directory in self.wanted.directories:
-            if directory.follow:
-                self._apply_directory(
-                    directory.path, directory.mode, directory.owner, directory.group
-                )
-            else:
-                self._apply_without_links(directory)
+            self._apply_directory(directory)
         try:
             for item in self.wanted.files:
                 self._apply_file(item)
@@ -224,43 +230,23 @@ class Files:
                     )
         self._undo.clear()
 
-    def _apply_directory(self, path: str, mode: int, owner: str, group: str) -> None:
-        uid, gid = _ids(owner, group, self.check)
-        try:
-            now = os.lstat(path)
-        except FileNotFoundError:
-            self._changed(path, "", f"directory {owner}:{group} {mode:04o}\n")
-            if not self.check:
-                os.makedirs(path, mode=0o755, exist_ok=True)
-                os.chown(path, uid, gid)
-                os.chmod(path, mode)
-            return
-        if not stat.S_ISDIR(now.st_mode):
-            raise ReconcileError(f"{path} is not a directory; move it away and run again")
-        if (now.st_uid, now.st_gid, stat.S_IMODE(now.st_mode)) != (uid, gid, mode) and uid >= 0:
-            self._changed(
-                path,
-                f"directory {now.st_uid}:{now.st_gid} {stat.S_IMODE(now.st_mode):04o}\n",
-                f"directory {uid}:{gid} {mode:04o}\n",
-            )
-            if not self.check:
-                os.chown(path, uid, gid)
-                os.chmod(path, mode)
-
-    def _apply_without_links(self, item: Directory) -> None:
-        """Apply a directory whose parents other users may write to. Only use open directories, never paths."""
+    def _apply_directory(self, item: Directory) -> None:
+        """Apply a directory by its open handle: other users may be able to write to its parents."""
         uid, gid = _ids(item.owner, item.group, self.check)
-        handle = open_directory(item.path, make=not self.check)
-        wanted = f"directory {item.owner}:{item.group} {item.mode:04o}\n"
+        is_new = not os.path.lexists(item.path)
+        handle = open_directory(item.path, make=not self.check, follow=item.follow)
+        if is_new:
+            self._changed(item.path, "", f"directory {item.owner}:{item.group} {item.mode:04o}\n")
         if handle is None:
-            self._changed(item.path, "", wanted)
             return
         try:
             now = os.fstat(handle)
             mode = stat.S_IMODE(now.st_mode)
             if (now.st_uid, now.st_gid, mode) == (uid, gid, item.mode) or uid < 0:
                 return
-            self._changed(item.path, f"directory {now.st_uid}:{now.st_gid} {mode:04o}\n", wanted)
+            if not is_new:
+                before = f"directory {now.st_uid}:{now.st_gid} {mode:04o}\n"
+                self._changed(item.path, before, f"directory {uid}:{gid} {item.mode:04o}\n")
             if not self.check:
                 os.fchown(handle, uid, gid)
                 os.fchmod(handle, item.mode)

@@ -396,6 +396,28 @@ def test_a_declared_directory_is_made_with_its_parents(host: Host) -> None:
     assert mode(path) == 0o755
 
 
+@pytest.mark.parametrize("follow", [True, False])
+def test_a_plan_shows_a_new_directory_as_the_run_does(host: Host, follow: bool) -> None:
+    path = host.path("srv/media")
+    item = {"path": path, "owner": ME, "group": MY_GROUP, "mode": "0755", "follow": follow}
+    planned = host.reconcile({"directories": [item]}, check=True)
+    made = host.reconcile({"directories": [item]})
+    assert planned.changed == made.changed == [path]
+    assert planned.diff[0] == made.diff[0]
+    assert made.diff[0]["before"] == ""
+    assert host.reconcile({"directories": [item]}).changed == []
+
+
+def test_a_directory_of_the_fleets_own_may_be_below_a_link_but_not_be_one(host: Host) -> None:
+    Path(host.path("real")).mkdir()
+    Path(host.path("link")).symlink_to("real")
+    item = {"path": host.path("link/d"), "owner": ME, "group": MY_GROUP, "mode": "0750"}
+    assert host.reconcile({"directories": [item]}).changed == [host.path("link/d")]
+    assert mode(host.path("real/d")) == 0o750
+    with pytest.raises(ReconcileError, match="link is not a directory"):
+        host.reconcile({"directories": [{**item, "path": host.path("link")}]})
+
+
 @pytest.mark.parametrize("check", [True, False])
 @pytest.mark.parametrize("linked", ["media", "media/a"])
 def test_no_link_leads_root_to_another_directory(host: Host, linked: str, check: bool) -> None:
