@@ -21,6 +21,7 @@ from celery_fleet.beat.metrics import BeatMetrics
 from celery_fleet.beat.missed import MissedRuns
 from celery_fleet.beat.schedule_file import ScheduleFile
 from celery_fleet.compat import beat, clock_changes, last_runs, redbeat
+from celery_fleet.compat.minors import chosen as minors
 from celery_fleet.compat.schedule import DATABASE, REDBEAT, Loaded
 from celery_fleet.config.entries import Missed
 from celery_fleet.config.pins import PinnedSchedule
@@ -106,6 +107,7 @@ def install(
     loads the schedule.
     """
     clock_changes.install()
+    minors.celery.keep_ticking()
     beat.keep_schedule_in(ScheduleFile)
     last_runs.count_from_new_times()
 

@@ -70,6 +70,35 @@ def deadly_once(name):
     return "lives"
 """
 
+#: A scheduler with entries of which the next run can't be calculated; prints what it did in a few seconds.
+TICKS = """
+import logging
+import time
+from celery import Celery
+from celery.beat import Scheduler
+from celery.schedules import crontab, schedule
+from celery_fleet.beat import steps
+from celery_fleet.supervision.notify import Notifier
+
+logging.basicConfig()
+
+class Never(crontab):
+    def remaining_estimate(self, last_run_at):
+        raise RuntimeError("unable to rollover to time metadata")
+
+app = Celery("shop", broker="memory://", set_as_current=False)
+times = {"often": schedule(1), "never": Never(), "long": schedule(3_000_000 * 86_400), "rare": schedule(3)}
+app.conf.beat_schedule = {name: {"task": "t", "schedule": time} for name, time in times.items()}
+steps.install(app, Notifier(None), print)
+scheduler = Scheduler(app, max_interval=2)
+sent = []
+scheduler.apply_entry = lambda entry, **_: sent.append(entry.name)
+end = time.monotonic() + 8
+while time.monotonic() < end:
+    time.sleep(max(0, scheduler.tick()))
+print(*(sent.count(name) for name in times))
+"""
+
 long = pytest.mark.long
 each = pytest.mark.parametrize("environment", here(), ids=str)
 
@@ -162,6 +191,26 @@ def test_preflight_knows_its_settings(environment: Environment) -> None:
         check=True,
     )
     assert set(json.loads(done.stdout)) <= set(KNOWN)
+
+
+@long
+@each
+def test_beat_goes_on_without_an_entry_that_fails(environment: Environment) -> None:
+    done = subprocess.run(
+        [str(made(environment)), "-c", TICKS],
+        env={"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    often, never, too_long, rare = map(int, done.stdout.split())
+    assert often >= 6
+    assert rare >= 2
+    assert never == too_long == 0
+    # It tries them again every two seconds, and sleeps in between.
+    assert 8 <= done.stderr.count("Cannot calculate the next run of") <= 12
 
 
 @long

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any
 from billiard.common import human_status
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import WorkerLostError
-from celery import signals, states
+from celery import beat, signals, states
 from celery.backends.redis import RedisBackend
 from celery.exceptions import Retry
 from celery.worker import state as worker_state
@@ -211,3 +212,34 @@ def keep_chord(backend: Any, is_cut_off: Callable[[], bool]) -> None:
         return made
 
     backend.on_chord_part_return = on_chord_part_return
+
+
+def keep_ticking() -> None:
+    """Have beat try an entry again later if its next run can't be calculated, as it does since 5.7 (celery/beat.py).
+
+    In Celery 5.6 such an entry ends each tick, and no entry is sent.
+    """
+
+    def is_due(scheduler: Any, entry: Any) -> Any:
+        try:
+            return entry.is_due()
+        except Exception:
+            pause = scheduler.max_interval
+            logger.exception(
+                "beat: Cannot calculate the next run of %r, trying again in %s s", entry.name, pause
+            )
+        heap = scheduler._heap
+        if heap and heap[0].entry is entry:
+            # It would stay the first, and the others would wait for it.
+            heapq.heapreplace(heap, heap[0]._replace(time=scheduler._when(entry, pause)))
+            pause = max(0.0, heap[0].time - scheduler._when(entry, 0))
+        return False, pause
+
+    def populate_heap(scheduler: Any) -> None:
+        heap = scheduler._heap = []
+        for entry in scheduler.schedule.values():
+            due, left = scheduler.is_due(entry)
+            heap.append(beat.event_t(scheduler._when(entry, 0 if due else left) or 0, 5, entry))
+        heapq.heapify(heap)
+
+    beat.Scheduler.is_due, beat.Scheduler.populate_heap = is_due, populate_heap

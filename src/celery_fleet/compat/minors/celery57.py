@@ -142,5 +142,9 @@ def keep_chord(_backend: Any, _is_cut_off: Callable[[], bool]) -> None:
     """Do nothing: a script ends a chord (celery/backends/redis.py), and the delivery replaces it."""
 
 
+def keep_ticking() -> None:
+    """Do nothing: one entry whose next run can't be calculated does not stop beat (Scheduler._is_due_failed)."""
+
+
 def raise_from_tracer(_kind: type[Exception]) -> None:
     """Do nothing: Celery's tracer raises each ``Reject`` (celery/app/trace.py)."""
