@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from celery_fleet.beat.missed import MissedRuns
 from celery_fleet.beat.schedule_file import ScheduleFile
 from celery_fleet.compat import beat, clock_changes, last_runs, redbeat
 from celery_fleet.compat.minors import chosen as minors
-from celery_fleet.compat.schedule import DATABASE, REDBEAT, Loaded
+from celery_fleet.compat.schedule import DATABASE, REDBEAT, Loaded, due_time
 from celery_fleet.config.entries import Missed
 from celery_fleet.config.pins import PinnedSchedule
 from celery_fleet.supervision import broker
@@ -80,12 +80,7 @@ def describe(progress: Progress) -> str:
         return "schedule loaded"
     number, due, name = progress.scheduled
     entries = f"{number} entr{'y' if number == 1 else 'ies'}"
-    try:
-        # Beat's drift makes due times end in .99; show whole seconds.
-        moment = datetime.fromtimestamp(round(due), UTC)
-    except (OverflowError, ValueError, OSError):
-        return f"{entries}, next {name} at a time out of range"
-    return f"{entries}, next {name} at {moment:%Y-%m-%d %H:%M:%S} UTC"
+    return f"{entries}, next {name} at {due_time(due, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def install(

@@ -8,7 +8,7 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from threading import Timer
 from types import FrameType
@@ -22,7 +22,7 @@ from kombu.utils import json as kombu_json
 
 from celery_fleet.compat import last_runs, redbeat
 from celery_fleet.compat.redbeat import RunToSave
-from celery_fleet.compat.schedule import CODE, INVENTORY, Loaded
+from celery_fleet.compat.schedule import CODE, INVENTORY, Loaded, due_time
 
 # Its types are incomplete, which is worse than no types at all.
 stock: Any = kombu_redis
@@ -332,8 +332,8 @@ def loaded(
             task=str(entry.task),
             queue=_queue_of(app, entry, cache),
             schedule=_text_of(entry.schedule),
-            due=f"{_moment(due, UTC):%Y-%m-%dT%H:%M:%SZ}",
-            local=f"{_moment(due, app.timezone):%Y-%m-%d %H:%M:%S}",
+            due=f"{due_time(due, UTC):%Y-%m-%dT%H:%M:%SZ}",
+            local=f"{due_time(due, app.timezone):%Y-%m-%d %H:%M:%S}",
             source=INVENTORY if str(entry.name) in inventory else CODE,
             last=_last_of(entry),
             runs=int(getattr(entry, "total_run_count", 0)),
@@ -367,11 +367,6 @@ def view_entry(app: Any, entry: Any) -> dict[str, Any]:
         "queue": _queue_of(app, entry, {}),
         "schedule": _text_of(entry.schedule),
     }
-
-
-def _moment(due: float, zone: tzinfo) -> datetime:
-    # Beat's drift makes due times end in .99; show whole seconds.
-    return datetime.fromtimestamp(round(due), zone)
 
 
 def _route_key(entry: Any) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 from celery_fleet.common.errors import error_text
@@ -19,6 +20,9 @@ CODE = "code"
 DATABASE = "database"
 
 REDBEAT = "redbeat"
+
+#: The Unix time that stands for a later one, and for never: every zone can show it.
+_LATEST = datetime(9999, 12, 30, tzinfo=UTC).timestamp()
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,12 @@ class Loaded:
     local: str = ""
     last: str = ""
     runs: int = 0
+
+
+def due_time(due: float, zone: tzinfo) -> datetime:
+    """Return a due time in a zone, for display; schedule classes of the application may return any number."""
+    # Beat's drift makes due times end in .99; show whole seconds.
+    return datetime.fromtimestamp(round(max(0.0, min(_LATEST, due))), zone)
 
 
 def log_dropped(name: str, error: Exception) -> None:

@@ -2,17 +2,18 @@ from __future__ import annotations
 
 import atexit
 import json
+import math
 import stat
 import time
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from celery import Celery, signals
-from celery.beat import Scheduler, Service
+from celery.beat import ScheduleEntry, Scheduler, Service
 from celery.schedules import crontab, schedule
 
 from celery_fleet.beat import loaded
@@ -114,9 +115,44 @@ def test_unusual_schedules_are_shown() -> None:
     (shown,) = compat_beat.loaded(service.app, compat_beat.events(service) or [])
     assert shown.schedule == str(odd)
 
+
+class Never(schedule):
+    """A schedule that is not due."""
+
+    def is_due(self, _: Any) -> Any:
+        return False, math.inf
+
+
+@pytest.mark.parametrize("due", [math.inf, math.nan, 1e20, -1e20, 253_402_300_799.0])
+def test_times_that_no_date_can_show(due: float) -> None:
+    app = Celery("odd", set_as_current=False, timezone="Pacific/Kiritimati")
+    entry = ScheduleEntry(name="e", task="t", schedule=5, app=app)
+    (shown,) = compat_beat.loaded(app, [(due, entry)])
+    assert shown.due == ("1970-01-01T00:00:00Z" if due < 0 else "9999-12-30T00:00:00Z")
+    assert datetime.fromisoformat(shown.due).timestamp() >= 0
+
     progress = beat.Progress(5.0)
-    progress.scheduled = (1, 1e20, "e")
-    assert beat.describe(progress) == "1 entry, next e at a time out of range"
+    progress.scheduled = (1, due, "e")
+    assert beat.describe(progress).startswith(f"1 entry, next e at {shown.due[:10]} ")
+
+
+def test_an_entry_that_is_never_due_does_not_hide_the_others(
+    app: Celery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(loaded.DIRECTORY_VARIABLE, str(tmp_path))
+    app.conf.beat_schedule["never"] = {"task": "t", "schedule": Never(5)}
+    service = Service(app, scheduler_cls=Scheduler)
+    beat.show(app, service, in_database=False)
+    path = tmp_path / loaded.NAME
+    standing_by = json.loads(path.read_text())
+    path.unlink()
+    beat.watch_service(app, service, Notifier(None))
+    service.scheduler.tick()
+    for found in (standing_by, json.loads(path.read_text())):
+        assert {one["name"]: one["due"][:4] == "9999" for one in found["entries"]} == {
+            "hourly": False,
+            "never": True,
+        }
 
 
 def test_saving_the_schedule_is_reported(service: Any, watched: Any, manager: Manager) -> None:
