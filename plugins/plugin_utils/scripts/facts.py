@@ -99,14 +99,8 @@ def candidates(names: list[str]) -> dict[str, str]:
 
 def memory() -> int:
     """Return the bytes of RAM; 0 if the kernel does not say."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            for line in lines:
-                if line.startswith("MemTotal:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 0
+    found = re.search(r"^MemTotal: *(\d+)", text("/proc/meminfo"), re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
 
 # What Redis needs of the kernel.
@@ -141,12 +135,11 @@ def silent(targets: list[tuple[str, int]]) -> dict[str, str]:
     """Return the targets that can't be reached, with the reasons. A refusal is an answer: nothing may listen yet."""
     found = {}
     for host, port in targets:
-        try:
-            socket.create_connection((host, port), PATIENCE).close()
-        except (ConnectionRefusedError, socket.gaierror, UnicodeError):
-            pass  # names are resolved by `unresolved`
-        except OSError as error:
-            found[f"{host}:{port}"] = error.strerror or str(error)
+        fault = probe(host, port)
+        if isinstance(fault, (ConnectionRefusedError, socket.gaierror)):
+            continue  # names are resolved by `unresolved`
+        if isinstance(fault, OSError):
+            found[f"{host}:{port}"] = fault.strerror or str(fault)
     return found
 
 
@@ -156,7 +149,7 @@ def others(data: str, hosts: str, members: list[str]) -> list[str]:
     # Redis's user owns this file.
     known = re.findall(r"^sentinel known-sentinel \S+ (\S+) (\d{1,5}) ", text(data), re.MULTILINE)
     places = sorted({(host, int(port)) for host, port in known if host not in members})
-    return [host for host, port in places[:MOST] if answers(addresses.get(host, host), port)]
+    return [host for host, port in places[:MOST] if probe(addresses.get(host, host), port) is None]
 
 
 def changed_logins(path: str, salt: str, wanted: dict[str, str]) -> list[str]:
@@ -170,13 +163,13 @@ def changed_logins(path: str, salt: str, wanted: dict[str, str]) -> list[str]:
     return sorted(name for name in wanted if hashes.get(name, wanted[name]) != wanted[name])
 
 
-def answers(host: str, port: int) -> bool:
-    """Return whether something listens on a port of a host."""
+def probe(host: str, port: int) -> OSError | UnicodeError | None:
+    """Return why nothing answers on a port of a host; None if something does."""
     try:
         socket.create_connection((host, port), PATIENCE).close()
-    except (OSError, UnicodeError):
-        return False
-    return True
+    except (OSError, UnicodeError) as error:
+        return error
+    return None
 
 
 def active(units: list[str]) -> list[str]:
@@ -190,15 +183,6 @@ def active(units: list[str]) -> list[str]:
         except (OSError, subprocess.TimeoutExpired):
             pass
     return found
-
-
-def first_process() -> str:
-    """Return the name of process 1."""
-    try:
-        with open("/proc/1/comm", encoding="ascii") as comm:
-            return comm.read().strip()
-    except OSError:
-        return ""
 
 
 def marks(pattern: str) -> list[dict[str, object]]:
@@ -356,7 +340,7 @@ def main() -> None:
         "distribution_version": names.get("VERSION_ID", ""),
         "distribution_name": names.get("PRETTY_NAME", ""),
         "systemd_version": systemd(),
-        "systemd_is_init": first_process() == "systemd",
+        "systemd_is_init": text("/proc/1/comm").strip() == "systemd",
         "python_version": platform.python_version(),
         "architecture": platform.machine(),
         "processors": os.cpu_count() or 1,
