@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.stage(1)
 
-# Stop a worker's unit after a shorter time than the task of the test takes.
+# Give a worker's unit a shorter drain than the task of the test takes.
 SHORTER = r"""
 set -e; directory=/run/systemd/system/{unit}.d; mkdir -p $directory
-{{ echo [Service]; echo TimeoutStopSec=5s; echo ExecStop=
+{{ echo [Service]; echo ExecStop=
    sed -n 's/^\(ExecStop=.* --drain\) [0-9]*\( --exact\)*/\1 2/p' /etc/systemd/system/{unit}.d/10-fleet.conf
 }} > $directory/99-shorter.conf
 grep -q 'drain 2' $directory/99-shorter.conf; systemctl daemon-reload

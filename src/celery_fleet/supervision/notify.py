@@ -6,11 +6,9 @@ start can report for the service (``NotifyAccess=main`` refuses them too).
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
-import time
 from collections.abc import MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 
@@ -19,12 +17,6 @@ logger = logging.getLogger("celery_fleet.watch")
 SOCKET_VARIABLE = "NOTIFY_SOCKET"
 WATCHDOG_VARIABLE = "WATCHDOG_USEC"
 WATCHDOG_PID_VARIABLE = "WATCHDOG_PID"
-#: How a worker is to be stopped: {"drain": seconds, "quit": whether SIGQUIT has a use after it}.
-STOP_VARIABLE = "CELERY_FLEET_STOP"
-#: Seconds that stop.py gets after the drain; the template of the worker's unit adds as many.
-STOP_SLACK = 30.0
-#: Seconds for which a stopping worker asks each time that it feeds its watchdog.
-MORE_TIME = 60.0
 
 #: Seconds to wait while the service manager's queue is full, so that the caller is not blocked.
 SEND_TIMEOUT = 2.0
@@ -38,7 +30,6 @@ class Notifier:
 
     ``watchdog`` is the manager's deadline between two :meth:`feed` calls in seconds; None without a watchdog.
     ``spare`` is a socket for a process that has opened as many files as it may.
-    ``drain`` is the time in seconds that the service may take to stop; None for that of its unit's file.
     Only the process that made the notifier can send: a forked child sends nothing.
     """
 
@@ -47,11 +38,8 @@ class Notifier:
         address: str | None,
         watchdog: float | None = None,
         spare: socket.socket | None = None,
-        drain: float | None = None,
     ) -> None:
         self.watchdog = watchdog
-        self._drain = drain
-        self._ends_by: float | None = None  # in seconds of the monotonic clock
         self._spare = spare
         self._failed = False
         self._address = address
@@ -66,8 +54,7 @@ class Notifier:
         pid = environ.pop(WATCHDOG_PID_VARIABLE, "")
         wanted = usec.isdigit() and int(usec) > 0 and pid in ("", str(os.getpid()))
         deadline = int(usec) / 1e6 if wanted else None
-        drain = json.loads(environ.get(STOP_VARIABLE, "{}")).get("drain")
-        return cls(address, deadline, _open(), drain) if address else cls(None, deadline)
+        return cls(address, deadline, _open()) if address else cls(None, deadline)
 
     @property
     def connected(self) -> bool:
@@ -89,19 +76,7 @@ class Notifier:
 
     def feed(self) -> bool:
         """Prove to the watchdog that the service works."""
-        return self.send("WATCHDOG=1", *self._more_time())
-
-    def stopping(self, status: str) -> bool:
-        """Report that the service is stopping, by itself or on request."""
-        self._status = status
-        if self._drain is not None:
-            self._ends_by = time.monotonic() + self._drain + STOP_SLACK
-        return self.send("STOPPING=1", *self._more_time(), f"STATUS={status}")
-
-    def _more_time(self) -> list[str]:
-        """Return a request for more time to stop: the unit's timeout may already be that of the next process."""
-        left = 0.0 if self._ends_by is None else self._ends_by - time.monotonic()
-        return [f"EXTEND_TIMEOUT_USEC={min(left, MORE_TIME) * 1e6:.0f}"] if left > 0 else []
+        return self.send("WATCHDOG=1")
 
     def send(self, *assignments: str) -> bool:
         """Send assignments such as ``READY=1`` in one datagram; return False if they could not be sent.

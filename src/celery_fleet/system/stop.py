@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
             signal.pidfd_send_signal(process, signal.SIGQUIT)
             if wait(process, _AFTER_QUIT):
                 return 0
-        # systemd would first wait another TimeoutStopSec, which is as long as the drain.
+        # systemd would first wait another TimeoutStopSec, which is a day.
         signal.pidfd_send_signal(process, signal.SIGKILL)
         return 1
     except ProcessLookupError:

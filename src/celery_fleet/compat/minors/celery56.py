@@ -236,10 +236,12 @@ def keep_ticking() -> None:
         return False, pause
 
     def populate_heap(scheduler: Any) -> None:
-        heap = scheduler._heap = []
+        heap = []
+        # To read a schedule in a database may replace the scheduler's heap by an empty one.
         for entry in scheduler.schedule.values():
             due, left = scheduler.is_due(entry)
             heap.append(beat.event_t(scheduler._when(entry, 0 if due else left) or 0, 5, entry))
         heapq.heapify(heap)
+        scheduler._heap = heap
 
     beat.Scheduler.is_due, beat.Scheduler.populate_heap = is_due, populate_heap

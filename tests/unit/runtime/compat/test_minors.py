@@ -11,11 +11,12 @@ from typing import Any
 
 import gevent
 import pytest
-from celery import Celery
+from celery import Celery, beat
 from celery.app import trace
 from celery.backends.redis import RedisBackend
 from celery.concurrency.gevent import Timer as GreenTimer
 from celery.exceptions import WorkerLostError
+from celery.schedules import schedule
 from celery.worker import state
 from celery.worker.request import Request as CelerysRequest
 from kombu.asynchronous.timer import Timer
@@ -317,3 +318,24 @@ def test_the_tracer_of_celery_5_5_raises_what_puts_a_task_back(
     with pytest.raises(KeyError):
         trace._signal_internal_error(None, "i", (), {}, {}, put_back)
     assert reported == [error]
+
+
+def test_older_celery_fills_the_heap_that_the_scheduler_has_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """django_celery_beat replaces it by an empty one when it reads a schedule that has changed."""
+    for name in ("is_due", "populate_heap"):
+        monkeypatch.setattr(beat.Scheduler, name, getattr(beat.Scheduler, name))
+    celery56.keep_ticking()
+
+    class Reloading(beat.Scheduler):
+        @property
+        def schedule(self) -> dict[str, Any]:
+            self._heap = []
+            return {"hourly": beat.ScheduleEntry("hourly", "t", schedule=schedule(3600), app=app)}
+
+    app = Celery("shop", broker="memory://", set_as_current=False)
+    scheduler = Reloading(app, lazy=True)
+    scheduler.populate_heap()
+
+    assert [event.entry.name for event in scheduler._heap] == ["hourly"]

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from celery_fleet.supervision import notify
 from celery_fleet.supervision.notify import Notifier
 from tests.unit.runtime.conftest import Manager
 
@@ -40,38 +39,8 @@ def test_messages_arrive(manager: Manager) -> None:
 
     notifier.ready("up")
     notifier.feed()
-    notifier.stopping("going")
 
-    assert manager.heard() == ["READY=1\nSTATUS=up", "WATCHDOG=1", "STOPPING=1\nSTATUS=going"]
-
-
-def test_a_worker_asks_for_the_drain_that_it_started_with(
-    manager: Manager, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its unit's file may already have the timeout of a shorter one."""
-    environ = {
-        "NOTIFY_SOCKET": manager.address,
-        "CELERY_FLEET_STOP": '{"drain": 50.0, "quit": true}',
-    }
-    now = 100.0
-    monkeypatch.setattr(notify.time, "monotonic", lambda: now)
-
-    notifier = Notifier.take(environ)
-    notifier.feed()
-    notifier.stopping("draining")
-    now = 139.0
-    notifier.feed()
-    now = 181.0
-    notifier.feed()
-
-    assert notifier._spare is not None
-    notifier._spare.close()
-    assert manager.heard() == [
-        "WATCHDOG=1",
-        "STOPPING=1\nEXTEND_TIMEOUT_USEC=60000000\nSTATUS=draining",
-        "WATCHDOG=1\nEXTEND_TIMEOUT_USEC=41000000",
-        "WATCHDOG=1",
-    ]
+    assert manager.heard() == ["READY=1\nSTATUS=up", "WATCHDOG=1"]
 
 
 def test_a_status_is_sent_when_it_changes_and_in_one_line(manager: Manager) -> None:
