@@ -44,11 +44,20 @@ def runtime_directory() -> str:
     return os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
 
 
+def _open(name: str, flags: int) -> int:
+    """Open a file of the runtime directory. Tasks can write there, and could put a FIFO or a link in its place."""
+    path = os.path.join(runtime_directory(), name)
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW, 0o600)
+
+
 def started_with() -> tuple[float, bool | None]:
     """Return the drain in seconds that the process started with, and whether SIGQUIT has a use; 0, None if unknown."""
     try:
-        with open(os.path.join(runtime_directory(), "stop.json"), encoding="utf-8") as stream:
-            found = json.load(stream)
+        note = _open("stop.json", os.O_RDONLY)
+        try:
+            found = json.loads(os.read(note, 1000))
+        finally:
+            os.close(note)
         return float(found["drain"]), bool(found["quit"])
     except (OSError, ValueError, TypeError, KeyError):  # of an older version, or damaged by a task
         return 0.0, None
@@ -62,11 +71,10 @@ def is_handed_back() -> bool:
 
 def note_stopping() -> None:
     """Tell hand_back.py that from now on no task is to blame if the process is killed."""
-    directory = runtime_directory()
-    if directory:
+    if runtime_directory():
         # worker_record.py defines the name. Without it, a task killed at the end of its drain counts as a killer.
         with contextlib.suppress(OSError):
-            os.close(os.open(os.path.join(directory, "stopping"), os.O_WRONLY | os.O_CREAT, 0o600))
+            os.close(_open("stopping", os.O_WRONLY | os.O_CREAT))
 
 
 def wait(process: int, seconds: float) -> bool:

@@ -123,6 +123,15 @@ def test_a_damaged_note_is_ignored(deaf: subprocess.Popen[bytes], noted: Path, t
     assert deaf.wait() == -3
 
 
+@pytest.mark.timeout(60)
+def test_a_task_can_not_hold_up_the_stop(deaf: subprocess.Popen[bytes], noted: Path) -> None:
+    noted.unlink()
+    for name in ("stop.json", worker_record.STOPPING):
+        os.mkfifo(noted.with_name(name))
+    assert stop.main([str(deaf.pid), "--drain", "0.1"]) == 0
+    assert deaf.wait() == -3
+
+
 def test_a_drain_under_way_is_cut_short_when_the_host_goes_down(
     deaf: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
