@@ -71,6 +71,7 @@ class ActionModule(FleetAction):
         whole.notes += plan.scale_notes(states, nodes)
         whole.notes += release_record.note((args.get("releases") or {}).get("hold"))
         whole.notes += _waiting(plans.values())
+        whole.notes += plan.drain_notes(items)
         moves = boolean(args.get("redis_moves") or False)
         whole.notes += plan.redis_notes(items, float(args["drain"]), moves=moves)
         whole.notes += self._forecast(workers, variables.get("ansible_forks"))

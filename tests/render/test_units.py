@@ -349,9 +349,7 @@ def test_a_worker_drains_as_long_as_a_task_may_run(fleet: Fleet) -> None:
         drain = int(options.get("drain_timeout", options["time_limit"]))
         (stop,) = service["ExecStop"]
         assert f" --drain {drain}" in stop
-        # Longer than the drain of any process that may still run.
-        timeout = 86_430 if options.get("drain_timeout") is None else drain + 30
-        assert service["TimeoutStopSec"] == [f"{timeout}s"]
+        assert int(service["TimeoutStopSec"][-1].removesuffix("s")) > drain
 
 
 def test_a_worker_survives_the_oom_kill_of_a_task_and_is_replaced_when_it_hangs(
@@ -606,15 +604,13 @@ def test_the_web_process_has_as_long_to_stop_as_a_request_may_take(fleet: Fleet)
 WORKER: dict[str, Any] = {
     "celery_app_runtime": "/rt",
     "drain": 5.0,
-    "exact": False,
     "may_quit": True,
     "directives": directives(OPTIONS, {}),
 }
 
 
 def drop_in(**options: Any) -> dict[str, list[str]]:
-    names = {"may_quit", "hand_back", "exact"} & options.keys()
-    switches = {name: options.pop(name) for name in names}
+    switches = {name: options.pop(name) for name in ("may_quit", "hand_back") if name in options}
     given = {**WORKER, "directives": directives(OPTIONS, options), **switches}
     return parse(render("systemd/worker.conf.j2", given))["Service"]
 
@@ -653,12 +649,6 @@ def test_a_path_with_a_space_is_one_path(tmp_path: Path) -> None:
 def test_the_threads_pool_is_not_made_to_quit() -> None:
     assert drop_in()["ExecStop"][0].endswith(" --drain 5")
     assert drop_in(may_quit=False)["ExecStop"][0].endswith(" --drain 5 --no-quit")
-
-
-def test_a_drain_that_the_inventory_sets_also_counts_for_a_process_that_runs() -> None:
-    found = drop_in(exact=True)
-    assert found["ExecStop"][0].endswith(" --drain 5 --exact")
-    assert found["TimeoutStopSec"] == ["35s"]
 
 
 APP: dict[str, Any] = {

@@ -19,16 +19,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.stage(1)
 
-# Give a worker's unit a shorter drain than the task of the test takes.
-SHORTER = r"""
-set -e; directory=/run/systemd/system/{unit}.d; mkdir -p $directory
-{{ echo [Service]; echo ExecStop=
-   sed -n 's/^\(ExecStop=.* --drain\) [0-9]*\( --exact\)*/\1 2/p' /etc/systemd/system/{unit}.d/10-fleet.conf
-}} > $directory/99-shorter.conf
-grep -q 'drain 2' $directory/99-shorter.conf; systemctl daemon-reload
-"""
-AS_BEFORE = "rm -r /run/systemd/system/{unit}.d; systemctl daemon-reload; systemctl restart {unit}"
-
 
 def test_second_run_changes_nothing(fleet: Fleet) -> None:
     before = units.main_pids(fleet)
@@ -60,7 +50,6 @@ def test_wrong_inventory_is_refused_before_any_host_is_contacted(
 
 @pytest.mark.unit("{celery_app_name}-worker@*", "celery_workers")
 def test_running_task_survives_the_restart_of_its_worker(fleet: Fleet, label: str) -> None:
-    """Also if a deploy has lowered the time limit: the shorter drain is for the next process."""
     name = fleet.one("celery_workers")
     # The worker with the fewest slots: tasks that wait behind the running one must survive too.
     instances = fleet.expected[name]["celery_worker_instances"]
@@ -71,16 +60,12 @@ def test_running_task_survives_the_restart_of_its_worker(fleet: Fleet, label: st
     wait_for("it runs", 10, lambda: database.runs(fleet, f"{label}-long"))
     tasks.send(fleet, [tasks.tracer(f"{label}-next-{n}", worker, 0) for n in range(3)])
     before = units.state(fleet, name, unit)
-    try:
-        fleet.must(name, ["sh", "-c", SHORTER.format(unit=unit)])
-        fleet.must(name, ["systemctl", "restart", unit])
-        after = units.state(fleet, name, unit)
-        assert after["ActiveState"] == "active"
-        assert after["MainPID"] != before["MainPID"]
-        database.assert_ran_once(fleet, label, 4, 10)
-        assert database.runs(fleet, f"{label}-long")[0]["node"] == f"{worker}@{name}"
-    finally:
-        fleet.must(name, ["sh", "-c", AS_BEFORE.format(unit=unit)])
+    fleet.must(name, ["systemctl", "restart", unit])
+    after = units.state(fleet, name, unit)
+    assert after["ActiveState"] == "active"
+    assert after["MainPID"] != before["MainPID"]
+    database.assert_ran_once(fleet, label, 4, 10)
+    assert database.runs(fleet, f"{label}-long")[0]["node"] == f"{worker}@{name}"
 
 
 @pytest.mark.unit("{celery_app_name}-worker@*", "celery_workers")

@@ -18,7 +18,6 @@ from ..text import shortened
 ARGUMENTS = "environment CELERY_FLEET_ARGS"
 DELIVERY = "environment CELERY_FLEET_DELIVERY"
 AUTOSCALE = "environment CELERY_FLEET_AUTOSCALE"
-STOP = "environment CELERY_FLEET_STOP"
 DROP_IN = "drop-in 10-fleet.conf"
 
 # Flags of `celery worker` and `celery beat` that are named differently from their options.
@@ -88,8 +87,6 @@ def explain(label: str, before: str | None, after: str | None) -> list[str] | No
             return _delivery(_parsed(before), _parsed(after))
         if label == AUTOSCALE:
             return [_difference("autoscale", _bounds(before), _bounds(after))]
-        if label == STOP:
-            return []  # it repeats `drain_timeout` of the drop-in, and `pool`
         if before is None or after is None:
             return None
         if label == ARGUMENTS:

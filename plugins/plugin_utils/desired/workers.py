@@ -210,12 +210,6 @@ def worker_state(facts: Facts, workers: Workers, *, release: str, timeout: float
         variables |= variable(override(delivery, knobs, options, facts["settings"]))
         if bounds := autoscale(options):
             variables[AUTOSCALE_VARIABLE] = json.dumps(bounds, sort_keys=True)
-        # Threads would still finish the tasks that they return, and greenlets return nothing.
-        stop = {
-            "drain": drain_timeout(options),
-            "quit": options.get("pool", "prefork") in ("prefork", "solo"),
-        }
-        variables["CELERY_FLEET_STOP"] = json.dumps(stop)
         directories.append({"path": drop_in})
         files.append({"dest": environment, "content": environment_file(variables)})
         files.append(
@@ -224,9 +218,9 @@ def worker_state(facts: Facts, workers: Workers, *, release: str, timeout: float
                 "src": "systemd/worker.conf.j2",
                 "vars": {
                     "directives": unit_lines(WORKER, options),
-                    "drain": stop["drain"],
-                    "exact": options.get("drain_timeout") is not None,
-                    "may_quit": stop["quit"],
+                    "drain": drain_timeout(options),
+                    # Threads would still finish the tasks that they return, and greenlets return nothing.
+                    "may_quit": options.get("pool", "prefork") in ("prefork", "solo"),
                     "hand_back": delivery_parts(delivery, knobs, options)["hand_back"],
                 },
             }

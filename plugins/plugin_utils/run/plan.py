@@ -335,6 +335,23 @@ def redis_pauses(items: Sequence[PlanItem], *, moves: bool) -> bool:
     return any(changes or not moves or item.host in alone for item in restarts)
 
 
+def drain_notes(items: Sequence[PlanItem]) -> list[str]:
+    """Return notes on workers that will be stopped with a shorter drain than they have now."""
+    found: dict[str, None] = {}
+    for item in items:
+        name = item.subject.partition("@")[2].removesuffix(".service")
+        for why in item.why:
+            change = re.fullmatch(r"drain_timeout (\d+) → (\d+)", why)
+            if change and int(change[2]) < int(change[1]):
+                note = (
+                    f"worker {name}: tasks that run when it restarts get {change[2]} s to end, no longer "
+                    f"{change[1]} s. If some need more, set its drain_timeout to {change[1]} in this run, and remove "
+                    "that in a later one."
+                )
+                found[note] = None
+    return list(found)
+
+
 def redis_notes(items: Sequence[PlanItem], drain: float, *, moves: bool) -> list[str]:
     """Return notes on what restarts of Redis instances mean for their users.
 

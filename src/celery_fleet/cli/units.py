@@ -14,7 +14,7 @@ from celery_fleet.common import systemctl
 _PROPERTIES = (
     *("Id", "LoadState", "ActiveState", "SubState", "StatusText"),
     *("StateChangeTimestamp", "NRestarts"),
-    *("Job", "InvocationID", "TimeoutStartUSec", "TimeoutStopUSec", "ExecStop"),
+    *("Job", "InvocationID", "TimeoutStartUSec", "TimeoutStopUSec"),
 )
 
 #: The units of a time span as systemctl prints it, in seconds.
@@ -72,14 +72,8 @@ def status_of(fields: Mapping[str, str]) -> UnitStatus:
         job=fields.get("Job", "0") not in ("", "0"),
         invocation=fields.get("InvocationID", ""),
         start_limit=span(fields.get("TimeoutStartUSec", "")),
-        stop_limit=_stop_limit(fields),
+        stop_limit=span(fields.get("TimeoutStopUSec", "")),
     )
-
-
-def _stop_limit(fields: Mapping[str, str]) -> float | None:
-    """Return the seconds after which a stop is forced: by stop.py if it is a worker, by systemd otherwise."""
-    drain = re.search(r"/stop\.py .*--drain (\d+)", fields.get("ExecStop", ""))
-    return int(drain[1]) + 30.0 if drain else span(fields.get("TimeoutStopUSec", ""))
 
 
 def span(text: str) -> float | None:

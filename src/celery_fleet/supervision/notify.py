@@ -78,6 +78,11 @@ class Notifier:
         """Prove to the watchdog that the service works."""
         return self.send("WATCHDOG=1")
 
+    def stopping(self, status: str) -> bool:
+        """Report that the service is stopping, by itself or on request."""
+        self._status = status
+        return self.send("STOPPING=1", f"STATUS={status}")
+
     def send(self, *assignments: str) -> bool:
         """Send assignments such as ``READY=1`` in one datagram; return False if they could not be sent.
 

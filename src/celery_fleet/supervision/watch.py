@@ -111,6 +111,7 @@ class Watch(Periodic):
         self._verdict = verdict
         self._given_up = False
         self._ready = False
+        self._stopping = False
         self._bad = 0
         self._grace_until = float("-inf")
         self._asked_at = float("-inf")
@@ -126,8 +127,7 @@ class Watch(Periodic):
         """Check once and report to the manager; return whether the watchdog may be fed."""
         look = self._safe_look()
         if look.state is State.DRAINING:
-            # Without STOPPING=1: systemd would end the watchdog and, if the process stops by itself, not run stop.py.
-            self._notifier.status(look.text)
+            self._tell_stopping(look.text)
             healthy = True
         elif look.state in (State.STARTING, State.WAITING):
             healthy = self._waiting(look)
@@ -218,6 +218,13 @@ class Watch(Periodic):
             # An error of the check does not excuse a process without progress.
             self._tell_once("ask", exc)
             return None
+
+    def _tell_stopping(self, text: str) -> None:
+        if self._stopping:
+            self._notifier.status(text)
+        else:
+            self._stopping = True
+            self._notifier.stopping(text)
 
     def _tell_once(self, topic: str, what: object) -> None:
         if topic not in self._told:

@@ -20,13 +20,11 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     # Until the command has taken its place, Ctrl-C ends this process without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import contextlib
 import json
 import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping
 
 EX_CONFIG = 78
 COMPONENTS = ("worker", "beat", "flower", "producer", "operator")
@@ -153,16 +151,6 @@ def environment(
     return result
 
 
-def note_stop(environ: Mapping[str, str]) -> None:
-    """Leave how this process is to be stopped for stop.py; by then, the unit's file may be another process's."""
-    directory, wanted = environ.get("RUNTIME_DIRECTORY", ""), environ.get("CELERY_FLEET_STOP")
-    if directory and wanted:
-        path = os.path.join(directory.split(":")[0], "stop.json")
-        # Without the note, the unit's file decides.
-        with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as stream:
-            stream.write(wanted)
-
-
 def main(argv: list[str]) -> int:
     """Replace this process with the requested one; return only after a mistake."""
     try:
@@ -172,7 +160,6 @@ def main(argv: list[str]) -> int:
         python = interpreter(release)
         whole = command_line(command, os.environ.get("CELERY_FLEET_ARGS", ""), python)
         environ = environment(dict(os.environ), component, release, directory)
-        note_stop(environ)
         try:
             os.chdir(directory)
             os.execve(whole[0], whole, environ)  # noqa: S606  # no shell is wanted

@@ -8,17 +8,12 @@ SIGQUIT is not always useful. With the threads pool it would return tasks that s
 run twice. With gevent it returns nothing. For these pools `--no-quit` only waits. It is also unnecessary if the unit
 itself returns what a dead process held (`--hand-back`). But a process that started before its unit did so, or that
 could not prepare for it, has left no record for that, and still gets SIGQUIT.
-
-The unit's file may be newer than the process: a deploy writes it before the restart. So launch.py notes what the
-process started with. A shorter drain would end tasks that the process still allows to run; it counts only with
-`--exact`, because the inventory then sets `drain_timeout` itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import select
 import signal
@@ -44,25 +39,6 @@ def runtime_directory() -> str:
     return os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
 
 
-def _open(name: str, flags: int) -> int:
-    """Open a file of the runtime directory. Tasks can write there, and could put a FIFO or a link in its place."""
-    path = os.path.join(runtime_directory(), name)
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW, 0o600)
-
-
-def started_with() -> tuple[float, bool | None]:
-    """Return the drain in seconds that the process started with, and whether SIGQUIT has a use; 0, None if unknown."""
-    try:
-        note = _open("stop.json", os.O_RDONLY)
-        try:
-            found = json.loads(os.read(note, 1000))
-        finally:
-            os.close(note)
-        return float(found["drain"]), bool(found["quit"])
-    except (OSError, ValueError, TypeError, KeyError):  # of an older version, or damaged by a task
-        return 0.0, None
-
-
 def is_handed_back() -> bool:
     """Return whether the process has left the record that hand_back.py needs; worker_record.py defines its name."""
     directory = runtime_directory()
@@ -71,10 +47,13 @@ def is_handed_back() -> bool:
 
 def note_stopping() -> None:
     """Tell hand_back.py that from now on no task is to blame if the process is killed."""
-    if runtime_directory():
+    directory = runtime_directory()
+    if directory:
         # worker_record.py defines the name. Without it, a task killed at the end of its drain counts as a killer.
         with contextlib.suppress(OSError):
-            os.close(_open("stopping", os.O_WRONLY | os.O_CREAT))
+            # A task can write there: a FIFO in its place must not block.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK
+            os.close(os.open(os.path.join(directory, "stopping"), flags, 0o600))
 
 
 def wait(process: int, seconds: float) -> bool:
@@ -109,7 +88,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--shutdown-drain", type=float, default=60.0, help="the same while the host shuts down"
     )
-    parser.add_argument("--exact", action="store_true", help="never wait for longer than --drain")
     parser.add_argument("--no-quit", action="store_true")
     parser.add_argument("--hand-back", action="store_true", help="the unit does it at its end")
     options = parser.parse_args(argv)
@@ -122,21 +100,16 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         start = time.monotonic()
-        drain, quits = started_with()
-        if options.exact or drain < options.drain:
-            drain = options.drain
-        if quits is None:
-            quits = not options.no_quit
         note_stopping()
         signal.pidfd_send_signal(process, signal.SIGTERM)
-        if wait_for_drain(process, drain, options.shutdown_drain):
+        if wait_for_drain(process, options.drain, options.shutdown_drain):
             return 0
         print(f"tasks still run after {time.monotonic() - start:.0f} s of drain", flush=True)
-        if quits and not (options.hand_back and is_handed_back()):
+        if not (options.no_quit or (options.hand_back and is_handed_back())):
             signal.pidfd_send_signal(process, signal.SIGQUIT)
             if wait(process, _AFTER_QUIT):
                 return 0
-        # systemd would first wait another TimeoutStopSec, which is a day.
+        # systemd would first wait another TimeoutStopSec, which is as long as the drain.
         signal.pidfd_send_signal(process, signal.SIGKILL)
         return 1
     except ProcessLookupError:

@@ -222,13 +222,6 @@ def test_only_root_may_stop_units(
     assert done.stderr.endswith("sudo celery-fleet stop mail\n")
 
 
-def test_the_stop_of_a_worker_is_limited_by_its_drain() -> None:
-    fields = {"Id": "shop-worker@mail.service", "TimeoutStopUSec": "1d 30s"}
-    assert units.status_of(fields).stop_limit == 86_430
-    stop = "{ path=/usr/bin/python3 ; argv[]=/usr/bin/python3 /rt/system/stop.py $MAINPID --drain 600 ; }"
-    assert units.status_of({**fields, "ExecStop": stop}).stop_limit == 630
-
-
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [

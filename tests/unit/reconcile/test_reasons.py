@@ -56,12 +56,6 @@ def test_the_bounds_of_autoscaling_are_named() -> None:
     assert explained(some, "edited by hand") is None
 
 
-def test_what_the_drop_in_says_is_not_said_twice() -> None:
-    new = '{"drain": 600, "quit": true}'
-    assert explain("environment CELERY_FLEET_STOP", new.replace("600", "300"), new) == []
-    assert explain("environment CELERY_FLEET_STOP", None, new) == []
-
-
 def test_options_of_beat_are_named() -> None:
     line = "python -m celery -A app.celery beat --loglevel=INFO --max-interval="
     assert explain(ARGUMENTS, f"{line}5", f"{line}10") == ["max_loop_interval 5 → 10"]

@@ -19,6 +19,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.plan import 
     Plan,
     PlanItem,
     beyond,
+    drain_notes,
     items_of,
     pause_notes,
     redis_notes,
@@ -203,6 +204,22 @@ def test_a_restart_of_redis_is_announced(action: str, noted: int) -> None:
     assert len(notes) == noted
     assert all("redis@x-broker on redis1" in note and "1800 s" in note for note in notes)
     assert redis_pauses([item], moves=False) == bool(noted)
+
+
+def test_a_shorter_drain_is_announced_once_for_each_worker() -> None:
+    def item(host: str, worker: str, *why: str) -> PlanItem:
+        return PlanItem(host, "celery_worker", f"x-worker@{worker}.service", "restart", why)
+
+    shorter, longer = "drain_timeout 3600 → 300", "drain_timeout 300 → 3600"
+    items = [
+        item("w1", "mail", "time_limit 3600 → 300", shorter),
+        item("w2", "mail", shorter),
+        item("w1", "slow", longer),
+        item("w1", "other", "concurrency 4 → 3"),
+    ]
+    (note,) = drain_notes(items)
+    assert note.startswith("worker mail: tasks that run when it restarts get 300 s to end, ")
+    assert "set its drain_timeout to 3600 in this run" in note
 
 
 def test_workers_go_on_while_redis_restarts_if_its_primary_can_move() -> None:

@@ -159,7 +159,7 @@ def test_saving_the_schedule_is_reported(service: Any, watched: Any, manager: Ma
     service.sync()
     watched.step()
 
-    assert manager.heard()[0] == "STATUS=saving the schedule"
+    assert manager.heard()[0] == "STOPPING=1\nSTATUS=saving the schedule"
 
 
 def test_it_starts_with_the_signal_beat_init(

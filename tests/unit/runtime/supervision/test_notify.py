@@ -39,8 +39,9 @@ def test_messages_arrive(manager: Manager) -> None:
 
     notifier.ready("up")
     notifier.feed()
+    notifier.stopping("going")
 
-    assert manager.heard() == ["READY=1\nSTATUS=up", "WATCHDOG=1"]
+    assert manager.heard() == ["READY=1\nSTATUS=up", "WATCHDOG=1", "STOPPING=1\nSTATUS=going"]
 
 
 def test_a_status_is_sent_when_it_changes_and_in_one_line(manager: Manager) -> None:

@@ -259,7 +259,7 @@ def test_a_drain_is_left_to_its_own_time_limit(ready: Case) -> None:
     ready.look = DRAINING
 
     assert all(ready.steps(1000))
-    assert ready.notifier.said[-1] == "STATUS=draining: 2 tasks running"
+    assert ready.notifier.said[-1] == "STOPPING=1 STATUS=draining: 2 tasks running"
 
 
 def test_a_check_that_fails_is_logged_once_and_sends_no_keep_alive(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from celery_fleet.delivery.hand_back import worker_record
-from celery_fleet.system import launch, stop
+from celery_fleet.system import stop
 
 # SIGQUIT is ignored from the start if a shell has put the tests into the background.
 DEAF = """
@@ -82,52 +82,12 @@ def test_a_process_without_a_record_for_the_hand_back_is_asked_to_quit(
     assert deaf.wait() == -3
 
 
-@pytest.fixture
-def noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the note of a process that has started."""
-    monkeypatch.setenv("RUNTIME_DIRECTORY", f"{tmp_path}:/other")
-    launch.note_stop(
-        {
-            "RUNTIME_DIRECTORY": f"{tmp_path}:/other",
-            "CELERY_FLEET_STOP": '{"drain": 0.6, "quit": false}',
-        }
-    )
-    return tmp_path / "stop.json"
-
-
-def test_a_process_keeps_the_longer_drain_that_it_started_with(
-    deaf: subprocess.Popen[bytes], noted: Path
-) -> None:
-    """Its hard time limit still lets tasks run for as long."""
-    start = time.monotonic()
-    assert stop.main([str(deaf.pid), "--drain", "0.1"]) == 1
-    assert time.monotonic() - start >= 0.6
-    # Its pool was one of threads, whatever the unit's is now.
-    assert deaf.wait() == -9
-
-
-def test_a_drain_that_the_inventory_sets_counts_at_once(
-    deaf: subprocess.Popen[bytes], noted: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    noted.write_text('{"drain": 600, "quit": true}')
-    start = time.monotonic()
-    assert stop.main([str(deaf.pid), "--drain", "0.1", "--exact"]) == 0
-    assert time.monotonic() - start < 60
-    assert deaf.wait() == -3
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"drain": null}', '{"drain": "x", "quit": 1}'])
-def test_a_damaged_note_is_ignored(deaf: subprocess.Popen[bytes], noted: Path, text: str) -> None:
-    noted.write_text(text)
-    assert stop.main([str(deaf.pid), "--drain", "0.1"]) == 0
-    assert deaf.wait() == -3
-
-
 @pytest.mark.timeout(60)
-def test_a_task_can_not_hold_up_the_stop(deaf: subprocess.Popen[bytes], noted: Path) -> None:
-    noted.unlink()
-    for name in ("stop.json", worker_record.STOPPING):
-        os.mkfifo(noted.with_name(name))
+def test_a_task_can_not_hold_up_the_stop(
+    deaf: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    os.mkfifo(tmp_path / worker_record.STOPPING)
     assert stop.main([str(deaf.pid), "--drain", "0.1"]) == 0
     assert deaf.wait() == -3
 
