@@ -260,7 +260,8 @@ def test_an_old_ansible_is_refused_in_the_same_words_without_this_plugin(
     """A project without our ansible.cfg does not enable it."""
     monkeypatch.delattr("ansible.template.trust_as_template")
     monkeypatch.setattr("ansible.release.__version__", "2.18.9")
-    spec = importlib.util.spec_from_file_location("rendering_in_2_18", rendering.__file__)
+    name = f"{rendering.__package__}.rendering_in_2_18"
+    spec = importlib.util.spec_from_file_location(name, rendering.__file__)
     assert spec
     assert spec.loader
     with pytest.raises(AnsibleError) as refused:
