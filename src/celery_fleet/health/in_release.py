@@ -67,7 +67,7 @@ def run_module(
     """Run one of our modules in the release's Python, as the application's user, and return its answer.
 
     Args:
-        place: Where the release is.
+        place: The release and its user.
         module: Name of the module.
         request: What the program reads from its standard input, as JSON.
         timeout: Seconds.

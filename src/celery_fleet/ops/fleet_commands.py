@@ -24,6 +24,9 @@ ROUND = 1.0
 #: attempts to connect are 2, 4, 6 s.
 SETTLED = 6.0
 
+#: Seconds for a request to the probe, and for a resume, unless they say otherwise.
+TIMEOUT = 20.0
+
 #: Seconds that a worker gets to show that it still runs.
 ALIVE = 1.0
 
@@ -44,7 +47,7 @@ class PauseRequest:
 class ResumeRequest:
     """Fetch tasks again; send it for at most ``wait`` seconds, since a worker may not be connected yet."""
 
-    wait: float = 20.0
+    wait: float = TIMEOUT
     nodes: Sequence[str] = ()
 
 

@@ -11,8 +11,6 @@ from celery_fleet.common.redact import secrets_in
 from celery_fleet.config.settings import FleetSettings, parse
 from celery_fleet.ops import fleet_commands as command
 
-TIMEOUT = 20.0
-
 SHORTEST_TIMEOUT = 2.0
 
 
@@ -43,7 +41,7 @@ class ProbeRequest:
     secrets: set[str]
     nodes: tuple[Node, ...]
     schedule: tuple[Scheduled, ...] = ()
-    timeout: float = TIMEOUT
+    timeout: float = command.TIMEOUT
     resume: command.ResumeRequest | None = None
     pause: command.PauseRequest | None = None
     census: bool = False
@@ -71,7 +69,7 @@ def parse_request(raw: Mapping[str, Any]) -> ProbeRequest:
         secrets=secrets_in(raw),
         nodes=tuple(Node(name, **item) for name, item in nodes.items()),
         schedule=tuple(Scheduled(name, **item) for name, item in raw.get("schedule", {}).items()),
-        timeout=max(float(raw.get("timeout", TIMEOUT)), waits, SHORTEST_TIMEOUT),
+        timeout=max(float(raw.get("timeout", command.TIMEOUT)), waits, SHORTEST_TIMEOUT),
         resume=resume,
         pause=pause,
         census=raw.get("census", False),
