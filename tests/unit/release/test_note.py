@@ -17,7 +17,6 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.note imp
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitability import (
     names_expected,
-    queue_of,
     refusals,
     remarks,
 )
@@ -25,24 +24,9 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.host_scripts
 from celery.app.defaults import NAMESPACES, flatten
 
 from celery_fleet.compat import versions as runtime
+from tests.unit.release.notes import entry, note, refused
 
 EVERY = {"minute": "*", "hour": "*", "day_of_week": "*", "day_of_month": "*", "month_of_year": "*"}
-
-
-def entry(task: str = "app.x", **more: Any) -> dict[str, Any]:
-    """Return an entry of the code, as `celery_fleet.beat.described` writes it."""
-    base = {"args": [], "kwargs": {}, "options": {}, "queue": None, "goes_to": "celery"}
-    time = {} if {"crontab", "solar", "custom"} & more.keys() else {"interval": 30.0}
-    return {"task": task, **time, "fixed": False, **base, **more}
-
-
-def note(schedule: dict[str, Any] | None = None, **application: Any) -> str:
-    told = {"default_queue": "celery", "schedule": schedule or {}, **application}
-    return json.dumps({"tasks": ["app.x", "app.y"], "application": told})
-
-
-def refused(text: str, **demands: Any) -> list[str]:
-    return refusals("r1", text, {"queues": ["celery", "q"], **demands})
 
 
 def test_a_suitable_release_is_accepted() -> None:
@@ -189,71 +173,6 @@ def test_tasks_of_the_code_that_the_release_does_not_register() -> None:
     assert "is its module in include or imports?" in words
     # Celery's own.
     assert refused(note({"e": entry("celery.backend_cleanup")})) == []
-
-
-def test_a_queue_that_no_worker_consumes_is_refused() -> None:
-    (words,) = refused(note({"e": entry(goes_to="r", queue="r", fixed=True)}))
-    assert words.startswith(
-        "beat_schedule of release r1, in its code: entry e sends app.x to the queue r, which no worker of the "
-        "inventory consumes (consumed are celery, q). Add it to a worker's queues, route the task elsewhere"
-    )
-    # The note can't say where an exchange sends a task.
-    assert refused(note({"e": entry(goes_to=None, fixed=True)})) == []
-
-
-def test_an_external_queue_is_served_by_others_who_have_its_tasks() -> None:
-    ours = {"mine": {"task": "partner.print", "interval": 5, "queue": "letters"}}
-    code = {"e": entry("partner.scan", goes_to="letters", queue="letters", fixed=True)}
-    assert len(refused(note(code), schedule=ours)) == 2
-    assert refused(note(code), schedule=ours, external=["letters"]) == []
-
-
-ROUTES = {"app.*": {"queue": "q"}}
-
-
-@pytest.mark.parametrize(
-    ("code", "demands", "queue"),
-    [
-        (entry(goes_to="own", fixed=True), {"routes": ROUTES}, "own"),
-        (entry(goes_to="routed"), {}, "routed"),
-        # The inventory's routes replace all of the application's.
-        (entry(goes_to="routed"), {"routes": ROUTES}, "q"),
-        (entry(goes_to="routed"), {"settings": {"task_routes": ROUTES}}, "q"),
-        # Just the name of a queue is a route too.
-        (entry(goes_to="routed"), {"settings": {"task_routes": {"app.x": "q"}}}, "q"),
-        (entry(goes_to="routed"), {"settings": {"task_routes": {"app.*": "q"}}}, "q"),
-        (entry("other.x", goes_to="routed"), {"routes": ROUTES}, "celery"),
-        (entry("other.x"), {"routes": ROUTES, "settings": {"task_default_queue": "d"}}, "d"),
-        (entry(), {"settings": {"task_default_queue": "d"}}, "d"),
-        (entry(), {}, "celery"),
-    ],
-)
-def test_the_queue_of_an_entry_in_the_code(
-    code: dict[str, Any], demands: dict[str, Any], queue: str
-) -> None:
-    assert queue_of(code, {"default_queue": "celery"}, demands) == queue
-
-
-@pytest.mark.parametrize(
-    ("code", "pinned", "demands", "queue"),
-    [
-        # It was set at the build and no longer is; the note does not have the application's own value.
-        (entry(goes_to="celery"), ["task_default_queue"], {}, None),
-        (entry(), ["task_default_queue"], {"routes": {"other.*": {"queue": "q"}}}, None),
-        (entry(goes_to="routed"), ["task_routes"], {}, None),
-        (entry(goes_to="routed"), ["task_default_queue"], {}, "routed"),
-        (entry(goes_to="own", fixed=True), ["task_routes", "task_default_queue"], {}, "own"),
-        (entry(), ["task_default_queue"], {"settings": {"task_default_queue": "d"}}, "d"),
-        (entry(), ["task_routes"], {"routes": ROUTES}, "q"),
-    ],
-)
-def test_a_setting_that_the_build_knew_and_the_inventory_no_longer_has(
-    code: dict[str, Any], pinned: list[str], demands: dict[str, Any], queue: str | None
-) -> None:
-    assert queue_of(code, {"default_queue": "celery", "pinned": pinned}, demands) == queue
-    text = note({"e": code}, pinned=pinned)
-    demands = {"queues": ["q", "d", "routed", "own"], **demands}
-    assert refusals("r1", text, demands) == []
 
 
 CRONTAB = {"task": "app.x", "crontab": {"minute": 0, "hour": "8-19"}}
