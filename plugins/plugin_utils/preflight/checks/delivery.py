@@ -27,6 +27,7 @@ _SETTINGS: Final = "celery_app_settings"
 _TRANSPORT: Final = (_SETTINGS, "broker_transport_options")
 _STOCK: Final = "write celery_worker_fetch: stock"
 _DEAD_LETTERS: Final = "dead_letters"
+_FAILED: Final = "failed_keep"
 
 
 def parts(model: Model, host: str, options: Mapping[str, object]) -> dict[str, Any]:
@@ -199,8 +200,9 @@ def check_take(model: Model) -> Iterator[Problem]:
 
 def check_parts(model: Model) -> Iterator[Problem]:
     """Refuse parts that are enabled explicitly, but that no worker has."""
-    for part in (*desired.ATOMIC_PARTS, _DEAD_LETTERS):
-        variable = desired.VARIABLES[part]
+    for knob in (*desired.ATOMIC_PARTS, _DEAD_LETTERS, _FAILED):
+        variable = desired.VARIABLES[knob]
+        part = _DEAD_LETTERS if knob == _FAILED else knob
         for value, hosts in model.distinct_given(variable):
             mine = [
                 (host, options)
@@ -208,25 +210,37 @@ def check_parts(model: Model) -> Iterator[Problem]:
                 for host in there
                 if host in hosts
             ]
-            if value is not True or not mine:
+            enabled = (as_number(value) or 0) > 0 if knob == _FAILED else value is True
+            if not enabled or not mine:
                 continue
             if any(has_part(model, host, options, part) for host, options in mine):
                 continue
-            if part == _DEAD_LETTERS:
-                why, what = "no worker promises at_least_once", "celery_app_delivery: at_least_once"
-            elif any(is_atomic(model, host, options) for host, options in mine):
-                why, what = "gevent and eventlet have no event loop for it", "another pool"
-            else:
-                why, what = "no worker fetches atomically", "celery_app_delivery: at_least_once"
-                if any(_stock_is_asked(model, host, options) for host, options in mine):
-                    what = "celery_worker_fetch: auto, with celery_app_delivery: at_least_once"
+            why, what = _missing(model, part, mine)
             yield Problem(
                 variable,
-                f"is true but has no effect: {why}",
+                f"has no effect: {why}",
                 f"remove it, or write {what}",
-                value="true",
+                value=model.show((variable,), value),
                 hosts=tuple(dict.fromkeys(host for host, _ in mine)),
             )
+
+
+def _missing(
+    model: Model, part: str, workers: list[tuple[str, Mapping[str, object]]]
+) -> tuple[str, str]:
+    """Return why none of these workers, each with its host, has a part, and what to write to get it."""
+    if part == _DEAD_LETTERS:
+        if any(promise_of(model, *worker) == "at_least_once" for worker in workers):
+            return "dead letters are off", f"{desired.VARIABLES[part]}: true"
+        return "no worker promises at_least_once", "celery_app_delivery: at_least_once"
+    if any(is_atomic(model, *worker) for worker in workers):
+        return "gevent and eventlet have no event loop for it", "another pool"
+    if any(_stock_is_asked(model, *worker) for worker in workers):
+        return (
+            "no worker fetches atomically",
+            "celery_worker_fetch: auto, with celery_app_delivery: at_least_once",
+        )
+    return "no worker fetches atomically", "celery_app_delivery: at_least_once"
 
 
 def _stock_is_asked(model: Model, host: str, options: Mapping[str, object]) -> bool:

@@ -52,7 +52,7 @@ def describe(options: Options, visibility: float) -> str | None:
         text
         for text, on in (
             ("hand-back", options.hand_back),
-            ("carry", options.carry),
+            ("tasks kept on reconnect", options.carry),
             ("outage guard", options.outage),
             ("dead letters", options.dead_letters),
         )

@@ -50,8 +50,8 @@ def test_an_unknown_kombu_stays_stock_with_a_warning(
 
 def test_the_enabled_parts_are_described_in_one_line() -> None:
     assert take.describe(ALL, 300.0) == (
-        "delivery at_least_once: atomic fetch with pushes, lease 300 s, hand-back, carry, outage guard,"
-        " dead letters"
+        "delivery at_least_once: atomic fetch with pushes, lease 300 s, hand-back, tasks kept on"
+        " reconnect, outage guard, dead letters"
     )
     assert take.describe(Options("at_most_once"), 3600) == "delivery at_most_once: stock fetch"
     assert take.describe(Options(), 3600) is None

@@ -305,6 +305,19 @@ def test_dead_letters_need_the_promise_at_least_once(variables: Variables) -> No
     assert "no worker promises at_least_once" in one.message
 
 
+def test_keeping_failed_tasks_needs_dead_letters(variables: Variables) -> None:
+    name = "celery_worker_max_failed_dead_letters"
+    given = {**variables, name: 100}
+    assert problems(given) == []
+    one = only(problems({**given, APP: "inherit"}))
+    assert (one.variable, one.value, one.severity) == (name, "100", Severity.ERROR)
+    assert one.message == "has no effect: no worker promises at_least_once"
+    one = only(problems({**given, "celery_worker_dead_letters": False}))
+    assert one.message == "has no effect: dead letters are off"
+    assert one.remedy == "remove it, or write celery_worker_dead_letters: true"
+    assert problems({**variables, name: 0, APP: "inherit"}) == []
+
+
 def test_the_outage_guard_needs_a_pool_with_an_event_loop(variables: Variables) -> None:
     variables |= {"celery_worker_outage_guard": True, "celery_worker_defaults": {"pool": "gevent"}}
     one = only(problems(variables))
