@@ -87,11 +87,13 @@ class ActionModule(FleetAction):
             if str(host) not in hosts and str(host) not in missing
         ]
         tags = variables["ansible_run_tags"], variables["ansible_skip_tags"]
-        words = second_beat.refusal(items, left_out, *tags, missing)
-        words = words or old_users.refusal(items, missing, groups["redis"])
-        words = words or (going_back.refusal(whole.items, back) if back else "")
-        if words:
-            raise AnsibleActionFail(words)
+        refusal = (
+            second_beat.refusal(items, left_out, *tags, missing)
+            or old_users.refusal(items, missing, groups["redis"])
+            or (going_back.refusal(whole.items, back) if back else "")
+        )
+        if refusal:
+            raise AnsibleActionFail(refusal)
         self._require_approved(str(args.get("approved") or ""), whole.as_dict())
         due = {part for found in plans.values() for part in found.get("due", [])}
         return {
@@ -119,16 +121,16 @@ class ActionModule(FleetAction):
         if not path:
             return
         try:
-            words = plan.beyond(json.loads(Path(path).read_text()), fresh)
+            beyond = plan.beyond(json.loads(Path(path).read_text()), fresh)
         except OSError as error:
-            words, why = [], f"{path} can't be read: {error.strerror}"
+            beyond, why = [], f"{path} can't be read: {error.strerror}"
         except ValueError as error:
-            words, why = [], f"{path}: {error}"
+            beyond, why = [], f"{path}: {error}"
         else:
-            why = "this is not the plan that was approved" if words else ""
+            why = "this is not the plan that was approved" if beyond else ""
         if why:
             remedy = "Nothing was changed. Have the plan above approved (fleet_plan_json writes it), and run again."
-            raise AnsibleActionFail("\n".join([f"fleet_plan_approved: {why}", *words, remedy]))
+            raise AnsibleActionFail("\n".join([f"fleet_plan_approved: {why}", *beyond, remedy]))
 
     def _workers(
         self,

@@ -75,9 +75,9 @@ class ActionModule(FleetAction):
         if errors:
             title = f"These hosts are refused, {count(len(errors), 'error')}. Nothing was changed on any host."
             raise AnsibleActionFail(report.block(title, errors, groups, hosts))
-        words = f"The hosts are in order: {count(len(hosts) - len(spared), 'host')}"
+        message = f"The hosts are in order: {count(len(hosts) - len(spared), 'host')}"
         remedies = {host: left_out_remedy(as_mapping(facts[host]), hints[host]) for host in spared}
-        return {"missing": spared, "remedies": remedies, "msg": words}
+        return {"missing": spared, "remedies": remedies, "msg": message}
 
     def _hint(self, variables: dict[str, Any], host: str) -> str:
         try:

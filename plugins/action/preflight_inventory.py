@@ -93,9 +93,9 @@ class ActionModule(FleetAction):
                 f"This inventory is refused, {count(len(errors), 'error')}. No host was contacted."
             )
             raise AnsibleActionFail(report.block(title, errors, groups, model.hosts))
-        words = f"The inventory is in order: {count(len(model.hosts), 'host')}"
+        message = f"The inventory is in order: {count(len(model.hosts), 'host')}"
         # Needs of each host, to compare with its facts in the next step.
-        return {"asked": demands(model), "msg": words}
+        return {"asked": demands(model), "msg": message}
 
     def _specs(self) -> Specs:
         return Specs(

@@ -36,9 +36,9 @@ class ActionModule(FleetAction):
         found = self._low_level_execute_command(host_scripts.release_note(path))
         if found["stdout"].strip():
             demands = args.get("demands") or {}
-            words = refusals(identity, found["stdout"], demands) if demands else []
-            if words:
-                raise UserError("\n".join([*words, "Running processes are not affected."]))
+            refused = refusals(identity, found["stdout"], demands) if demands else []
+            if refused:
+                raise UserError("\n".join([*refused, "Running processes are not affected."]))
             return {"release": identity, "path": path, **_kept(identity, found["stdout"])}
         if self._task.check_mode:
             # Without an archive the requirements are not known either; a real run says so.

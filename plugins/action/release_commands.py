@@ -118,8 +118,7 @@ class ActionModule(FleetAction):
         well = ended["status"] == 0
         self._mark("done" if well else "drop", args, variables)
         if not well:
-            words = release_commands.failure(here, command, str(args["release"]), ended)
-            raise UserError(words)
+            raise UserError(release_commands.failure(here, command, str(args["release"]), ended))
         Display().display(
             f"{here}: {command['name']} is done, in {float(ended['seconds']):g} s; what it printed: {ended['log']}"
         )

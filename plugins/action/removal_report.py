@@ -66,8 +66,8 @@ class ActionModule(FleetAction):
     def _check(self) -> dict[str, Any]:
         args, groups = self._task.args, self.groups(self._variables)
         # The playbook has no preflight.
-        words = renamed.told(self._variables)
-        words += removal_plan.refusals(
+        refusals = renamed.told(self._variables)
+        refusals += removal_plan.refusals(
             args["app"],
             str(args["owner"]),
             self._facts,
@@ -76,16 +76,16 @@ class ActionModule(FleetAction):
             keep=args["keep"],
             without=boolean(args["without"], strict=False),
         )
-        self._refuse(words)
+        self._refuse(refusals)
         there = [
             host for host, facts in self._facts.items() if removal_plan.marked(self._app, facts)
         ]
         return {"there": there, "missing": sorted(self._missing)}
 
-    def _refuse(self, words: list[str]) -> None:
-        if words:
-            title = f"Nothing is removed, {count(len(words), 'reason')}:"
-            raise AnsibleActionFail("\n".join([title, *(f"  {line}." for line in words)]))
+    def _refuse(self, reasons: list[str]) -> None:
+        if reasons:
+            title = f"Nothing is removed, {count(len(reasons), 'reason')}:"
+            raise AnsibleActionFail("\n".join([title, *(f"  {reason}." for reason in reasons)]))
 
     def _plan(self) -> dict[str, Any]:
         args = self._task.args
@@ -115,12 +115,12 @@ class ActionModule(FleetAction):
             host: self._of(host, "__fleet_remove_messages").get("messages") or {}
             for host in self._found
         }
-        words = removal_plan.unsettled(
+        unsettled = removal_plan.unsettled(
             messages, self._task.args["keep"], elsewhere=bool(self._staying)
         )
-        if words and not boolean(self._task.args["discard"], strict=False):
+        if unsettled and not boolean(self._task.args["discard"], strict=False):
             raise AnsibleActionFail(
-                f"Everything except Redis is stopped, and nothing was removed yet: {removal_plan.remedy(words)}\n"
+                f"Everything except Redis is stopped, and nothing was removed yet: {removal_plan.remedy(unsettled)}\n"
                 "Run this playbook again then; or site.yml, which starts all of it again."
             )
         return {"number": sum(removal_plan.number_of(one) for one in messages.values())}
@@ -130,7 +130,7 @@ class ActionModule(FleetAction):
             host: list(self._of(host, "__fleet_remove_done").get("removed") or [])
             for host in self._found
         }
-        words = removal_plan.ended(self._app, self._found, removed, self._missing, self._left_out)
-        if words:
-            Display().display(f"\n{words}\n")
+        text = removal_plan.ended(self._app, self._found, removed, self._missing, self._left_out)
+        if text:
+            Display().display(f"\n{text}\n")
         return {"missing": sorted(self._missing)}

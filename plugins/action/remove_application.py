@@ -54,7 +54,7 @@ class ActionModule(FleetAction):
             changed = changed or bool(answer.get("changed"))
             if answer.get("failed") or not answer["waiting"]:
                 return {**answer, "changed": changed}
-            for unit, words in answer["waiting"].items():
+            for unit, status in answer["waiting"].items():
                 Display().display(
-                    f"{variables['inventory_hostname']}: {unit} is stopping: it is {words}"
+                    f"{variables['inventory_hostname']}: {unit} is stopping: it is {status}"
                 )
