@@ -251,7 +251,10 @@ def usage(use: Use | None) -> str:
     if use is None:
         return "No play of `site.yml` has this role: another role or playbook needs it."
     tags = ", ".join(f"`{tag}`" for tag in use.tags)
-    return f"Hosts: {use.groups}. Tags: {tags}."
+    return (
+        f"Hosts: {use.groups}. Tags: {tags}. The role needs what `site.yml` has computed before it, so it can't be "
+        "used in a play of your own."
+    )
 
 
 def completed(
