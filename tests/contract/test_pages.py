@@ -389,7 +389,8 @@ def test_the_readme_has_the_figures_of_restarts() -> None:
     assert readme["run twice"] == [measured["doubled"][n] for n in order]
 
 
-def test_the_readme_names_the_tests() -> None:
-    text = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("page", ["README.md", "docs/development.md"])
+def test_the_pages_on_tests_name_both_commands(page: str) -> None:
+    text = (ROOT / page).read_text()
     assert "`make test`" in text
     assert "`molecule test`" in text

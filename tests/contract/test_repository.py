@@ -250,6 +250,12 @@ class TestRole:
         documented = {n: o["default"] for n, o in options_of(role).items() if "default" in o}
         assert documented == {name: defaults.get(name) for name in documented}
 
+    def test_defaults_are_values(self, role: Path) -> None:
+        """An expression that needs several lines belongs into `vars`."""
+        path = role / "defaults" / "main.yml"
+        text = path.read_text() if path.exists() else ""
+        assert re.findall(r"^\w+: *[|>].*$", text, re.MULTILINE) == []
+
     def test_every_option_has_a_description(self, role: Path) -> None:
         assert undescribed(options_of(role)) == []
 

@@ -12,8 +12,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.checks.control import (
+    ANSIBLE_BELOW,
+    ANSIBLE_FROM,
+)
 
 import celery_fleet
+from celery_fleet.compat import versions
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADING = re.compile(r"^## \[([^\]]+)\](?: - (\S+))?$", re.MULTILINE)
@@ -102,3 +107,11 @@ def test_upgrade_refuses_a_history_without_the_older_version(tmp_path: Path) -> 
     assert f"The commit {older}" in said
     assert "git fetch --unshallow" in said
     assert "Deploy by it" not in said
+
+
+def test_the_readme_names_the_versions_that_preflight_and_the_runtime_accept() -> None:
+    text = (ROOT / "README.md").read_text()
+    major, minor = ANSIBLE_FROM
+    tested = " or ".join(f"{major}.{number}" for number in range(minor, ANSIBLE_BELOW[1]))
+    assert f"ansible-core {tested} |" in text
+    assert f"Celery {versions.CELERY[-1]} to {versions.CELERY[0]} " in text

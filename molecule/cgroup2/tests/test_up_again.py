@@ -75,12 +75,17 @@ class Watch:
 
 
 def is_up(ground: Ground, work: Work) -> None:
-    """Check that there was another boot, no unit failed, all services have their first process, and beat sends."""
+    """Check that there was another boot, no unit failed, each service has its first process, and beat sends.
+
+    The firewall's table is loaded, too.
+    """
     ground.wait_until_up()
     assert ground.boot_id() != work.boot
     assert units.failed(ground.fleet, ground.name) == []
     for unit, state in ground.services().items():
         assert (unit, state["NRestarts"]) == (unit, "0")
+    table = f"table inet celery_fleet_{ground.variables['celery_app_name']}"
+    assert table in ground.must(["nft", "list", "tables"]).splitlines()
     ground.wait_for_tick()
 
 

@@ -190,16 +190,22 @@ def test_the_collection_from_git_is_the_same(fleet: Fleet) -> None:
 
 def test_the_ansible_cfg_that_new_env_made_works(fleet: Fleet) -> None:
     project = fleet.state / "project"
-    (project / "ansible.cfg.made").rename(project / "ansible.cfg")
-    run = play(fleet, shop(project), SITE, "-e", "celery_worker_instance={}")
-    # Our callback prints each refusal once.
-    assert run.text.count("This inventory is refused") == 1
-    nothing_changed(fleet, play(fleet, shop(project), SITE))
+    made, used = project / "ansible.cfg.made", project / "ansible.cfg"
+    made.rename(used)
+    try:
+        run = play(fleet, shop(project), SITE, "-e", "celery_worker_instance={}")
+        # Our callback prints each refusal once.
+        assert run.text.count("This inventory is refused") == 1
+        nothing_changed(fleet, play(fleet, shop(project), SITE))
+    finally:
+        used.rename(made)
 
 
 def test_workers_restart(fleet: Fleet) -> None:
+    project = fleet.state / "project"
+    assert not (project / "ansible.cfg").exists()
     before = units.main_pids(fleet)
-    run = play(fleet, shop(fleet.state / "project"), "celery_fleet.core.restart_workers")
+    run = play(fleet, shop(project), "celery_fleet.core.restart_workers")
     ended_well(run)
     after = units.main_pids(fleet)
     restarted = {unit for unit, pid in before.items() if after[unit] != pid}
@@ -208,8 +214,10 @@ def test_workers_restart(fleet: Fleet) -> None:
 
 def test_the_fleet_can_be_removed(fleet: Fleet) -> None:
     app = fleet.of("fleet")["celery_app_name"]
+    project = fleet.state / "project"
+    assert not (project / "ansible.cfg").exists()
     confirmed = ("-e", f"fleet_remove_confirm={app}")
-    run = play(fleet, shop(fleet.state / "project"), "celery_fleet.core.remove_fleet", *confirmed)
+    run = play(fleet, shop(project), "celery_fleet.core.remove_fleet", *confirmed)
     ended_well(run)
     for host in fleet.hosts():
         assert fleet.execute(host, f"ls -d /etc/celery-fleet/{app}").status != 0

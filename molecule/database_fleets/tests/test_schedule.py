@@ -114,16 +114,11 @@ def test_declared_in_the_inventory_by_their_documented_names(market: Fleet) -> N
 
 
 def test_beat_holds_what_the_database_has(fleet: Fleet) -> None:
-    """The running beat writes the file that is compared.
-
-    DatabaseScheduler only loads crontabs whose hour is near, and reads the others in time.
-    """
+    """The running beat writes the file that is compared."""
     app, host = fleets.app_of(fleet), fleet.one("celery_beat")
     loaded = json.loads(fleet.must(host, ["cat", f"/run/{app}-beat/schedule.json"]))
     held = {entry["name"] for entry in loaded["entries"]}
-    known = entries(fleet)
-    often = {name for name, row in known.items() if row["every"] is not None}
-    assert often <= held <= set(known)
+    assert held == {name for name, row in entries(fleet).items() if row["enabled"]}
     pid = units.state(fleet, host, f"{app}-beat.service")["MainPID"]
     maps = fleet.must(host, ["ls", "-l", f"/proc/{pid}/fd"])
     assert "celerybeat-schedule" not in maps, "it keeps its schedule in a file"

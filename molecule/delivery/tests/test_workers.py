@@ -71,9 +71,10 @@ def lasting_pids(ground: Ground) -> dict[tuple[str, str], str]:
     return {key: pid for key, pid in pids(ground).items() if key[1] in ATOMIC}
 
 
-def drain(ground: Ground, times: int) -> None:
+def drain(ground: Ground, case: Case, times: int) -> None:
     """Restart the workers with the stock fetch, behind named exchanges."""
     for host in ground.workers * times:
+        case.mark("its worker was restarted", host=host, node=f"exchanges@{host}")
         ground.fleet.must(host, ["systemctl", "restart", unit_of(FLEET, "exchanges")])
         ground.sleep(2)
 
@@ -99,7 +100,7 @@ def test_workers_of_all_kinds_killed_and_drained(ground: Ground, numbers: random
     def act(case: Case) -> Recoveries:
         cases.append(case)
         found = kill_workers(ground, case, FLEET, 2 * len(names), numbers, names, PAUSE)
-        drain(ground, 1)
+        drain(ground, case, 1)
         return found
 
     with to(ground, (*names, "exchanges")):
@@ -191,7 +192,11 @@ def test_drains_behind_named_exchanges(ground: Ground) -> None:
     """Tasks that a worker with the stock fetch has not begun are back in their queue at once."""
     with to(ground, ("warm", "exchanges")):
         summary, _ = counted(
-            ground, "drains behind named exchanges", FLEET, lambda _: drain(ground, 6), REST
+            ground,
+            "drains behind named exchanges",
+            FLEET,
+            lambda case: drain(ground, case, 6),
+            REST,
         )
     assert_delivered(summary)
     assert summary.waits["longest"] < SOON, summary.waits

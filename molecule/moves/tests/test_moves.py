@@ -1,4 +1,4 @@
-"""Hosts and components move: a worker host is taken out, beat changes hosts, a worker with a new queue comes.
+"""Hosts and components move: a worker host is taken out, beat and Flower change hosts, a worker with a new queue comes.
 
 One removal and one run of site.yml do all of this, as docs/hosts.md says, and another run takes it back. The tests
 look at what these runs did. Those that use `back` have to come last.
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pytest
-from support import database, resp, tasks, units
+from support import database, resp, tasks, units, web
 from support.change import SENDING, STARTED, STARTING, STOPPED, Done, Fleets, Unit
 from support.plays import Run
 from support.waiting import wait_for
@@ -54,6 +54,11 @@ def may_send(changes: Fleets, queue: str) -> bool:
     with resp.session(changes.fleet, "broker", "admin") as admin:
         answer = admin.send("ACL", "DRYRUN", "producer", "LPUSH", queue, "x")
     return bool(answer == "OK")
+
+
+def moving(changes: Fleets, host: str) -> set[Unit]:
+    """Return the units that change hosts besides workers, on one of these."""
+    return {(host, f"{changes.app}-{part}.service") for part in ("beat", "flower")}
 
 
 def belongings(changes: Fleets, name: str) -> str:
@@ -102,7 +107,7 @@ def moves(changes: Fleets) -> Iterator[Moves]:
         celery_workers={STAYS: {"celery_worker_host_instances": workers}},
         celery_beat={STAYS: {}},
         celery_producers={CONTROL: {}},
-        flower={CONTROL: {}},
+        flower={STAYS: {}},
     )
     instances = changes.fleet.of("celery_workers")["celery_worker_instances"]
     new = {**instances, NEW: {"pool": "threads", "concurrency": 2}}
@@ -156,13 +161,12 @@ def test_removal_touches_no_other_host(moves: Moves) -> None:
 def test_nothing_restarts_because_workers_come_and_go(changes: Fleets, moves: Moves) -> None:
     """Not even Redis: the rights on the new queue are set live."""
     _, without, after = moves.pids
-    beat = f"{changes.app}-beat.service"
     assert moves.done.of("restart") == set()
     assert ("redis1", f"redis@{changes.app}-broker.service") in moves.done.of("live")
-    went_on = {unit: pid for unit, pid in without.items() if unit != (CONTROL, beat)}
+    went_on = {unit: pid for unit, pid in without.items() if unit not in moving(changes, CONTROL)}
     assert {unit: after.get(unit) for unit in went_on} == went_on
-    came = {changes.unit(STAYS, worker) for worker in ("analytics", NEW)} | {(STAYS, beat)}
-    assert after.keys() - without.keys() == came
+    came = {changes.unit(STAYS, worker) for worker in ("analytics", NEW)}
+    assert after.keys() - without.keys() == came | moving(changes, STAYS)
 
 
 def test_new_queue_is_allowed_live_and_served(moves: Moves) -> None:
@@ -191,26 +195,44 @@ def test_queues_of_the_host_that_is_gone_are_served(moves: Moves) -> None:
     assert run_once(moves.fleet, "discounts", 4) == {f"discounts@{STAYS}"}
 
 
-# --- beat ------------------------------------------------------------------------------------------
+# --- beat and Flower -------------------------------------------------------------------------------
 
 
 def assert_moved(changes: Fleets, old: str, new: str, clocks: Mapping[str, str]) -> None:
     """Check that beat ended on one host before it began on another: by systemd's journal, and by what each sent."""
-    unit = f"{changes.app}-beat.service"
+    starting = assert_stopped_before(changes, "beat", old, new, clocks)
+    first = wait_for(
+        "the new one sends", 30, lambda: changes.beat_logged(new, clocks[new], SENDING)
+    )[0]
+    last = changes.beat_logged(old, clocks[old], SENDING)[-1]
+    assert last < starting < first < last + WITHOUT_BEAT
+
+
+def assert_stopped_before(
+    changes: Fleets, part: str, old: str, new: str, clocks: Mapping[str, str]
+) -> float:
+    """Check that a part ended on one host before it began on another; return when it began, in Unix time."""
+    unit = f"{changes.app}-{part}.service"
     stopped = changes.events((old, unit), STOPPED, clocks[old])
     starting = changes.events((new, unit), STARTING, clocks[new])
     assert (len(stopped), len(starting)) == (1, 1)
     # All containers use this machine's clock.
     assert stopped < starting
     assert changes.events((old, unit), STARTED, clocks[old]) == []
-    first = wait_for(
-        "the new one sends", 30, lambda: changes.beat_logged(new, clocks[new], SENDING)
-    )[0]
-    last = changes.beat_logged(old, clocks[old], SENDING)[-1]
-    assert last < starting[0] < first < last + WITHOUT_BEAT
     state = units.state(changes.fleet, old, unit)
     assert (state["ActiveState"], state["MainPID"]) == ("inactive", "0")
     assert state["UnitFileState"] != "enabled"
+    return starting[0]
+
+
+def assert_flower_moved(old: Fleets, new: Fleets, clocks: Mapping[str, str]) -> None:
+    """Check that Flower answers where it is now, and that nginx has no site for it where it was."""
+    here, there = old.fleet.one("flower"), new.fleet.one("flower")
+    assert_stopped_before(old, "flower", here, there, clocks)
+    port = new.fleet.expected[there]["flower_port"]
+    assert web.request(new.fleet.expected[there], there, port, "/").status == 401
+    with pytest.raises(OSError, match="refused"):
+        web.request(old.fleet.expected[here], here, port, "/")
 
 
 def test_beat_moves_and_there_are_never_two(changes: Fleets, moves: Moves) -> None:
@@ -218,6 +240,10 @@ def test_beat_moves_and_there_are_never_two(changes: Fleets, moves: Moves) -> No
     # The entry is not only sent: a worker runs it.
     tick = database.last_tick(changes.fleet)
     wait_for("the probe is run", 15, lambda: database.last_tick(changes.fleet) > tick)
+
+
+def test_flower_moves_with_its_site(changes: Fleets, moves: Moves) -> None:
+    assert_flower_moved(changes, moves.fleet, moves.clocks)
 
 
 # --- and back --------------------------------------------------------------------------------------
@@ -247,14 +273,14 @@ def back(changes: Fleets, moves: Moves) -> Back:
 
 def test_new_host_restarts_nothing(changes: Fleets, back: Back) -> None:
     before, after = back.pids
-    beat = f"{changes.app}-beat.service"
-    came_and_went = {changes.unit(STAYS, worker) for worker in ("analytics", NEW)} | {(STAYS, beat)}
+    workers_there = {changes.unit(STAYS, worker) for worker in ("analytics", NEW)}
+    came_and_went = workers_there | moving(changes, STAYS)
     assert before.keys() - after.keys() == came_and_went
     went_on = {unit: pid for unit, pid in before.items() if unit not in came_and_went}
     assert {unit: after.get(unit) for unit in went_on} == went_on
     workers = changes.fleet.expected[GONE]["celery_worker_host_instances"]
     own = {changes.unit(GONE, worker) for worker in workers}
-    assert after.keys() - before.keys() == own | {(CONTROL, beat)}
+    assert after.keys() - before.keys() == own | moving(changes, CONTROL)
     assert run_once(changes, "analytics") == {f"analytics@{GONE}"}
 
 
@@ -265,3 +291,7 @@ def test_the_right_on_a_removed_queue_is_taken_back(changes: Fleets, back: Back)
 
 def test_beat_moves_back_and_there_are_never_two(changes: Fleets, back: Back) -> None:
     assert_moved(changes, STAYS, CONTROL, back.clocks)
+
+
+def test_flower_moves_back_with_its_site(changes: Fleets, moves: Moves, back: Back) -> None:
+    assert_flower_moved(moves.fleet, changes, back.clocks)

@@ -120,10 +120,15 @@ def restored(args: Variables, variables: Variables) -> Variables:
 
 
 def built(args: Variables, variables: Variables) -> Variables:
-    """Build a release or, unless the environment says that it fails, Flower's virtualenv."""
+    """Build a release or, unless the environment says that it fails, Flower's virtualenv.
+
+    The host that the environment names gets a newer package.
+    """
     if str(args.get("user")).endswith("-flower") and "UNBUILT" in os.environ:
         return {"failed": True, "msg": "no index"}
-    return {"changed": True}
+    newer = variables["inventory_hostname"] == os.environ.get("NEWER")
+    packages = [{"name": "shop", "version": "1.1" if newer else "1.0"}]
+    return {"changed": True, "packages": packages}
 
 
 def changed(args: Variables, variables: Variables) -> Variables:

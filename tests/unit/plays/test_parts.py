@@ -190,6 +190,16 @@ def test_a_plan_that_was_not_approved_changes_nothing(walk: Any, tmp_path: Path)
     assert acting <= LOOKING | {"run_lease", "database_schedule"}
 
 
+@pytest.mark.slow
+def test_no_process_changes_if_the_hosts_got_different_packages(walk: Any) -> None:
+    found: Walk = walk(NEWER="worker2")
+    assert found.done.returncode == 2
+    told = " ".join(found.done.stdout.split())
+    assert "would run different packages: shop is 1.0 on worker1 and 1.1 on worker2." in told
+    assert found.hosts("rolling_restart", phase="restart") == set()
+    assert found.recorded == set()
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("enabled", [True, False])
 def test_a_program_is_notified_of_the_run(walk: Any, tmp_path: Path, enabled: bool) -> None:

@@ -108,10 +108,13 @@ def test_the_refusal_names_each_run_and_the_command(checkout: Checkout) -> None:
     )
 
 
-def test_without_the_row_of_stock_celery_nothing_is_published(checkout: Checkout) -> None:
+@pytest.mark.parametrize("name", ["workers killed", "all connections cut"])
+def test_without_the_row_of_stock_celery_nothing_is_published(
+    checkout: Checkout, name: str
+) -> None:
     with pytest.raises(origin.ReportError) as refused:
-        delivery_report.require_publishable(found(checkout.run()), checkout.root)
-    assert "workers killed (stock): it was not run" in str(refused.value)
+        delivery_report.require_publishable(found(checkout.run(name)), checkout.root)
+    assert f"{name} (stock): it was not run" in str(refused.value)
     assert str(refused.value).endswith("run again: make soak-delivery")
 
 

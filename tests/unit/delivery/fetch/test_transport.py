@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, bootsteps
+from celery.exceptions import ImproperlyConfigured
 from kombu import Connection, Consumer, Queue
 from kombu.transport import redis as stock
 from kombu.transport import resolve_transport
@@ -725,6 +726,15 @@ def test_if_unsure_it_uses_the_stock_fetch(
     assert len(lines) == 1
     assert why in lines[0]
     assert server.calls().get("brpop")
+
+
+def test_a_redis_that_is_too_old_is_refused_when_a_queue_is_consumed(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line, "OLDEST_REDIS", (99, 0))
+    refused = pytest.raises(ImproperlyConfigured, match="celery_worker_fetch: stock")
+    with refused, consuming(server.url, "mail"):
+        pass
 
 
 def test_reply_queues_use_the_stock_fetch_without_a_warning(
