@@ -75,7 +75,8 @@ HEAD = """\
 
 Use this page to find a variable. Each role has a page with its variables, which says what the role puts on a host. Set
 them in the inventory's `group_vars`, or for one host in `hosts.yml`. A default in braces is computed from other
-variables. Preflight refuses a name that is close to a variable's, or that begins like one of the `celery_…` roles.
+variables. Preflight refuses a name that is close to a variable's, or that begins like one of the `celery_…` roles. The
+roles are parts of one run and use what others have computed before them, so plays of your own can't use them.
 
 ## Roles
 """
@@ -251,10 +252,7 @@ def usage(use: Use | None) -> str:
     if use is None:
         return "No play of `site.yml` has this role: another role or playbook needs it."
     tags = ", ".join(f"`{tag}`" for tag in use.tags)
-    return (
-        f"Hosts: {use.groups}. Tags: {tags}. The role needs what `site.yml` has computed before it, so it can't be "
-        "used in a play of your own."
-    )
+    return f"Hosts: {use.groups}. Tags: {tags}."
 
 
 def completed(

@@ -68,7 +68,7 @@ def roll_to_a_lost_host(ground: Ground, case: Case, gone: list[str]) -> None:
         gone.append(name)
         lose_host(ground, case, name)
         status = process.wait()
-    assert status == 4, "docs/environments.md says how a run ends that has lost a host"
+    assert status == 2, "docs/environments.md says how a run ends that has lost a host"
     assert name in end_of(case.log)
 
 

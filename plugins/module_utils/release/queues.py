@@ -13,6 +13,8 @@ from ..routing import DEFAULT_QUEUE, lacks, routed
 
 # Names of tasks in a remark; more are only counted.
 _SHOWN = 3
+# The task in Celery's instructions for Django, which most projects have and none sends.
+_EXAMPLE = "debug_task"
 
 
 def queue_of(
@@ -36,8 +38,10 @@ def queue_of(
         return routed(str(entry["task"]), routes, default) or None
     if "task_routes" in pinned:
         return None
-    goes_to = str(entry["goes_to"])
-    return (default or None) if goes_to == told.get("default_queue") else goes_to
+    goes_to = entry["goes_to"]
+    if goes_to is None:
+        return None
+    return (default or None) if goes_to == told.get("default_queue") else str(goes_to)
 
 
 def unserved(
@@ -84,13 +88,14 @@ def unconsumed(identity: str, told: Mapping[str, Any], demands: Mapping[str, Any
     lost: dict[str, list[str]] = {}
     for task, route in sorted((told.get("goes_to") or {}).items()):
         queue = queue_of({"task": task, **route}, told, demands)
-        if queue is not None and queue not in consumed:
-            lost.setdefault(queue, []).append(task)
+        if queue is None or queue in consumed or task.rpartition(".")[2] == _EXAMPLE:
+            continue
+        lost.setdefault(queue, []).append(task)
     return [
         (
             f"release {identity}: no worker of the inventory consumes the queue {queue}, and these tasks go there if a "
-            f"call names no other queue: {_listed(tasks)}. Add it to a worker's queues, or route the tasks elsewhere "
-            "by celery_app_task_routes."
+            f"call names no other queue: {_listed(tasks)}. Add it to a worker's queues, or send the tasks elsewhere: "
+            "by celery_app_task_routes or, if the code gives them this queue, in the code."
         )
         for queue, tasks in sorted(lost.items())
     ]

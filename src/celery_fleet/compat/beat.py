@@ -310,7 +310,7 @@ def queue_of(
     fixed = queue is not None
     if not fixed:
         queue = app.amqp.router.route(given, task, args, kwargs, registered).get("queue")
-    return str(getattr(queue, "name", queue)), fixed
+    return None if queue is None else str(getattr(queue, "name", queue)), fixed
 
 
 def loaded(

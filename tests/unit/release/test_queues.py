@@ -85,8 +85,8 @@ def test_tasks_whose_queue_no_worker_consumes_are_named() -> None:
     (words,) = remarks("r1", text, {"queues": ["q"]})
     assert words == (
         "release r1: no worker of the inventory consumes the queue celery, and these tasks go there if a call names "
-        "no other queue: app.a, app.b, app.c and 2 more. Add it to a worker's queues, or route the tasks elsewhere by "
-        "celery_app_task_routes."
+        "no other queue: app.a, app.b, app.c and 2 more. Add it to a worker's queues, or send the tasks elsewhere: by "
+        "celery_app_task_routes or, if the code gives them this queue, in the code."
     )
 
 
@@ -104,5 +104,10 @@ def test_tasks_whose_queue_no_worker_consumes_are_named() -> None:
 def test_tasks_whose_queue_is_consumed_or_not_known_are_not(demands: dict[str, Any]) -> None:
     text = note(goes_to={"app.a": {"goes_to": "celery", "fixed": False}})
     assert remarks("r1", text, demands) == []
+    # A route that names an exchange only, and a task that no one sends.
+    exchange = {"goes_to": None, "fixed": False}
+    example = {"goes_to": "celery", "fixed": False}
+    text = note(goes_to={"app.x": exchange, "app.celery.debug_task": example})
+    assert remarks("r1", text, {"queues": ["q"]}) == []
     # An older note does not tell where tasks go.
     assert remarks("r1", note(), {"queues": ["q"]}) == []

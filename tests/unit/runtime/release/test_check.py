@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 from celery.schedules import crontab, solar
 
 from celery_fleet.beat import described
@@ -510,3 +511,14 @@ def test_for_a_missing_library_the_debian_package_is_named(run: Run, source: Pat
     assert status == 1
     (error,) = report["errors"]
     assert error.endswith("add the Debian package with this library to celery_runtime_packages")
+
+
+def test_a_route_that_names_just_an_exchange_tells_no_queue() -> None:
+    app = Celery("shop", set_as_current=False)
+    app.conf.task_routes = {"shop.x": {"exchange": "e", "routing_key": "k"}}
+
+    @app.task(name="shop.x")
+    def x() -> None:
+        """Do nothing."""
+
+    assert described.queues(app, ["shop.x"]) == {"shop.x": {"goes_to": None, "fixed": False}}
