@@ -54,6 +54,18 @@ def as_before(flash: Fleet) -> Iterator[None]:
     assert ids(flash) == before
 
 
+def warned_of_dead_letters(fleet: Fleet) -> bool:
+    """Check the health of the host that counts dead letters; return whether the latest alert is about them.
+
+    The inventory's command writes each change of the state to the journal.
+    """
+    host = fleet.hosts("redis")[0]
+    fleet.must(host, ["systemctl", "start", "flash_promos-health.service"])
+    journal = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--identifier"]
+    alerts = fleet.must(host, [*journal, "flash_promos-alert"]).splitlines()
+    return bool(alerts) and json.loads(alerts[-1])["checks"]["dead_letters"]["state"] == "warning"
+
+
 @contextmanager
 def without_database(fleet: Fleet) -> Iterator[None]:
     """Keep all processes of the application out of its database."""
@@ -79,6 +91,7 @@ def test_failed_task_is_replayed_when_its_cause_is_gone(flash: Fleet) -> None:
     (letter,) = ask(flash, f"list --reason failed --task 'promotions.*' {identity}")
     assert (letter["task"], letter["queue"], letter["count"]) == (TASK, "celery", 1)
     assert letter["node"] in fleets.nodes(flash)
+    wait_for("the alert is sent", 60, lambda: warned_of_dead_letters(flash), pause=2)
 
     shown = say(flash, f"show {identity}")
     assert (shown.status, TASK in shown.output, "failed: " in shown.output) == (0, True, True)
