@@ -54,7 +54,7 @@ class ActionModule(FleetAction):
         while True:
             begin = lease.now()
             answer = self._ask(app, "acquire", token, who)
-            line = watch.judge(answer)
+            line = watch.waiting_line(answer)
             if not line:
                 break
             if begin - said > lease.INTERVAL:

@@ -99,7 +99,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.removal.applicat
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprint import (
     ApplicationPaths,
 )
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.look import look
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.look import find_footprint
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.messages import (
     messages,
     settle_messages,
@@ -117,7 +117,7 @@ def step(params: Mapping[str, Any]) -> dict[str, Any]:
     with exclusive() if do == "remove" else shared():
         there = InstalledApplication(ApplicationPaths(**params["places"]), tuple(params["keep"]))
         if do == "look":
-            return {"found": look(there).as_dict()}
+            return {"found": find_footprint(there).as_dict()}
         if do == "messages":
             return {"messages": messages(there)}
         if do == "stop":

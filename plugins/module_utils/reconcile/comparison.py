@@ -27,7 +27,7 @@ _KINDS = (
 )
 
 
-def known(
+def started_with(
     unit: str, invocation: str, directory: str = RECORDS
 ) -> tuple[dict[str, str] | None, str]:
     """Return what a unit's running process was started with; if that is unknown, None and the reason."""

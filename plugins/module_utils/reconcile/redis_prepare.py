@@ -52,7 +52,7 @@ class RedisPreparation:
         self._state = state
         self._before = _settings(unit, Disk())
         self._after = _settings(unit, wanted)
-        self._known, _ = comparison.known(unit.name, state.invocation, host.paths.records)
+        self._known, _ = comparison.started_with(unit.name, state.invocation, host.paths.records)
         self._runs = state.active in ("active", "reloading")
 
     def prepare(self, *, check: bool) -> None:

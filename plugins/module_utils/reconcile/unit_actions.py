@@ -81,7 +81,7 @@ class UnitActions:
     def reload(self, unit: Unit) -> None:
         """Make a running daemon read its files again."""
         state = self.host.show([unit.name])[unit.name]
-        known, _ = comparison.known(unit.name, state.invocation, self.records)
+        known, _ = comparison.started_with(unit.name, state.invocation, self.records)
         self._mark_unsure(unit.name, state.invocation, known or {})
         self.host.reload(unit, state)
         self._record(unit.name, state.invocation)
@@ -99,7 +99,7 @@ class UnitActions:
         """
         access = unit.redis
         state = self.host.show([unit.name])[unit.name]
-        known, _ = comparison.known(unit.name, state.invocation, self.records)
+        known, _ = comparison.started_with(unit.name, state.invocation, self.records)
         inputs, wider = redis_live.split(known or {})
         change = redis_live.change_between(inputs, self.inputs[unit.name], unit, self.disk)
         if access is None or known is None or change is None:
@@ -134,7 +134,7 @@ class UnitActions:
     def _rights(self, unit: Unit) -> Mapping[str, Mapping[str, Any]]:
         """Return what a server says of the users that have other rules in its file by now."""
         state = self.host.show([unit.name])[unit.name]
-        known, _ = comparison.known(unit.name, state.invocation, self.records)
+        known, _ = comparison.started_with(unit.name, state.invocation, self.records)
         inputs, wider = redis_live.split(known or {})
         wanted = self.inputs[unit.name]
         labels = [label for label in inputs if inputs[label] != wanted.get(label)]

@@ -95,7 +95,7 @@ class UnitPlan:
             return PendingAction(part, unit.name, "start", ("it is stopping",))
         if unit.on_change == "nothing":
             return None
-        known, unknown = comparison.known(unit.name, state.invocation, self.paths.records)
+        known, unknown = comparison.started_with(unit.name, state.invocation, self.paths.records)
         if key is None:
             known, unknown = None, "the host's key is missing"
         # Only a running unit can be changed live.

@@ -57,7 +57,7 @@ class Footprint:
         return asdict(self)
 
 
-def look(there: InstalledApplication) -> Footprint:
+def find_footprint(there: InstalledApplication) -> Footprint:
     """Return everything that an application has on the host.
 
     Raises:

@@ -78,7 +78,7 @@ class HolderWatch:
     host: str
     _first: Answer | None = None
 
-    def judge(self, answer: Answer) -> str:
+    def waiting_line(self, answer: Answer) -> str:
         """Return an empty string if the lease is ours, else a line to show while waiting for a silent holder.
 
         Raises:

@@ -192,7 +192,7 @@ def number(text: str | None) -> int:
     return int(text) if text and text.isdigit() else 0
 
 
-def look(units: dict[str, str]) -> dict[str, Any]:
+def unit_states(units: dict[str, str]) -> dict[str, Any]:
     """Return the states of the units."""
     found = {}
     for name, state in states(list(units)).items():
@@ -324,10 +324,10 @@ def main() -> None:
     found: dict[str, Any] = {}
     try:
         deadline = time.monotonic() + asked["wait"]
-        found = look(asked["units"])
+        found = unit_states(asked["units"])
         while found == asked["seen"] and time.monotonic() < deadline:
             time.sleep(0.2)
-            found = look(asked["units"])
+            found = unit_states(asked["units"])
     except UnitCommandError as trouble:
         error = str(trouble)
     journals = {unit: journal(unit) for unit in asked["journals"]}

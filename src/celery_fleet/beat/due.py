@@ -45,7 +45,7 @@ def upcoming(
     return found
 
 
-def known(path: str | None) -> dict[str, datetime]:
+def due_times(path: str | None) -> dict[str, datetime]:
     """Return the next due times that the running beat has written; empty if none runs, or another one sends."""
     try:
         return {str(one["name"]): datetime.fromisoformat(one["due"]) for one in _loaded(path)}
@@ -166,7 +166,7 @@ def answer(given: argparse.Namespace) -> dict[str, Any]:
                 app,
                 schedule,
                 given.count,
-                known(given.loaded),
+                due_times(given.loaded),
                 last_runs(given.loaded, given.state),
             ),
             "history": slots.history(

@@ -27,7 +27,7 @@ from celery_fleet.config.entries import Missed
 from celery_fleet.config.pins import PinnedSchedule
 from celery_fleet.supervision import broker
 from celery_fleet.supervision.notify import Notifier
-from celery_fleet.supervision.watch import Look, State, Watch
+from celery_fleet.supervision.watch import Observation, State, Watch
 
 logger = logging.getLogger("celery_fleet.beat")
 
@@ -61,17 +61,17 @@ class Progress:
         return self.scheduled[1]
 
 
-def judge(progress: Progress, broker_answered: bool) -> Look:
-    """Judge beat's progress; until the broker has answered once, beat counts as starting."""
+def observe(progress: Progress, broker_answered: bool) -> Observation:
+    """Return what beat's progress shows; until the broker has answered once, beat counts as starting."""
     if progress.stopping:
-        return Look(State.DRAINING, "saving the schedule")
+        return Observation(State.DRAINING, "saving the schedule")
     if not broker_answered:
-        return Look(State.STARTING, "schedule loaded, connecting to the broker")
+        return Observation(State.STARTING, "schedule loaded, connecting to the broker")
     if progress.age > progress.interval + TICK_LIMIT:
-        return Look(State.STUCK, "stuck: beat's loop does not run")
+        return Observation(State.STUCK, "stuck: beat's loop does not run")
     if progress.trouble is not None:
-        return Look(State.WORKING, f"waiting for {progress.trouble}; {describe(progress)}")
-    return Look(State.WORKING, describe(progress))
+        return Observation(State.WORKING, f"waiting for {progress.trouble}; {describe(progress)}")
+    return Observation(State.WORKING, describe(progress))
 
 
 def describe(progress: Progress) -> str:
@@ -259,4 +259,4 @@ def watch_service(
         # A database that hangs blocks beat's loop, just like a broker.
         return trouble or (None if database is None else database.ask())
 
-    return Watch(notifier, lambda: judge(progress, answered[0]), ask)
+    return Watch(notifier, lambda: observe(progress, answered[0]), ask)

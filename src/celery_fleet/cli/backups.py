@@ -36,7 +36,7 @@ class BackupStatus:
         }
 
 
-def look(application: Application) -> BackupStatus | None:
+def last_backup(application: Application) -> BackupStatus | None:
     """Return how the last backup went; None if this host makes none."""
     if not application.backup:
         return None

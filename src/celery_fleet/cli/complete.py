@@ -9,7 +9,7 @@ import click
 
 from celery_fleet.cli import tasks
 from celery_fleet.cli.application import Application
-from celery_fleet.cli.options import known
+from celery_fleet.cli.options import chosen_application
 
 Completion = Callable[[click.Context, click.Parameter, str], list[str]]
 
@@ -22,7 +22,7 @@ def listed(names: Callable[[Application], Iterable[str]]) -> Completion:
 
     def complete(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
         del parameter
-        application = known(context)
+        application = chosen_application(context)
         return _beginning(typed, names(application) if application else ())
 
     return complete
@@ -63,7 +63,7 @@ host = listed(lambda application: [name.partition("@")[2] for name in applicatio
 def workers(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
     """Complete the last name in a comma-separated list of workers."""
     del parameter
-    application = known(context)
+    application = chosen_application(context)
     before, comma, last = typed.rpartition(",")
     names = [name.partition("@")[0] for name in (application.workers if application else ())]
     return [f"{before}{comma}{name}" for name in _beginning(last, names)]

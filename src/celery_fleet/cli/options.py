@@ -75,7 +75,7 @@ def complete_app(context: click.Context, parameter: click.Parameter, typed: str)
     return [name for name in applications.names() if name.startswith(typed)]
 
 
-def known(context: click.Context) -> Application | None:
+def chosen_application(context: click.Context) -> Application | None:
     """Return the chosen application for the shell's completion; None if the choice is open."""
     # No command is called during completion, so each name's options are only in its context.
     place: click.Context | None = context

@@ -16,7 +16,7 @@ from celery_fleet.cli.options import Context
 IMPORT = 30.0
 
 
-def known(
+def all_entries(
     context: Context, count: int, fired: Mapping[str, Sequence[float]] | None = None
 ) -> Mapping[str, Any]:
     """Return all entries, and for which slots they were sent at the times that are given (Unix time, by entry).

@@ -21,14 +21,14 @@ def backup(setup: Setup, root: Path = Path("/"), now: float | None = None) -> Fi
         return Finding(BAD, f"there is no good one{failed}", {"age_seconds": None, "name": ""})
     if found.is_ahead(now):
         ahead = found.succeeded - now
-        state = worst((WARNING, setup.judge("backup_intervals", ahead / setup.backup)))
+        state = worst((WARNING, setup.state_of("backup_intervals", ahead / setup.backup)))
         text = (
             f"the time of {found.name} is {duration(ahead)} ahead of the clock, so its age is unknown; "
             f"check the clock (timedatectl), then: systemctl start {setup.app}-backup{failed}"
         )
         return Finding(state, text, {"age_seconds": None, "name": found.name})
     age = max(0.0, now - found.succeeded)
-    state = setup.judge("backup_intervals", age / setup.backup)
+    state = setup.state_of("backup_intervals", age / setup.backup)
     value = {"age_seconds": round(age), "name": found.name}
     return Finding(state, f"{found.name}, {duration(age)} ago{failed}", value)
 

@@ -11,7 +11,7 @@ from typing import Any
 from celery_fleet.common import client_certificate
 from celery_fleet.health.in_release import run_module
 from celery_fleet.health.result import WARNING, Finding
-from celery_fleet.health.setup import CheckError, Setup, known
+from celery_fleet.health.setup import CheckError, Setup, deployed
 from celery_fleet.health.text import combined
 
 #: Seconds for test tasks and questions together.
@@ -29,7 +29,7 @@ def canary(
     A worker whose processes all run tasks is well, and so is one that was told to take no tasks. A solo pool gives no
     answer while it runs a task, so it is not judged then. Whether the workers' units are up is another check.
     """
-    there = known(setup).get("workers", setup.workers)
+    there = deployed(setup).get("workers", setup.workers)
     nodes = [node for node in setup.workers if node in there]
     value: dict[str, dict[str, Any]] = {}
     parts, answered = [], []
@@ -43,7 +43,7 @@ def canary(
         elif seconds is not None:
             answered.append(seconds)
             text = f"{node} took {seconds:.1f} s"
-            parts.append((setup.judge("canary_seconds", seconds), text))
+            parts.append((setup.state_of("canary_seconds", seconds), text))
     well = f"{len(answered)} of {len(value)} returned"
     if answered:
         well += f", the slowest after {max(answered):.2f} s"

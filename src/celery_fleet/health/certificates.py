@@ -41,7 +41,7 @@ def certificates(setup: Setup, now: datetime | None = None) -> Finding:
             if days > 0
             else f"{name} expired {until:%Y-%m-%d}"
         )
-        state = setup.judge("certificate_days", days) if days > 0 else BAD
+        state = setup.state_of("certificate_days", days) if days > 0 else BAD
         parts.append((state, f"{text} ({_RENEW})" if path == site else text))
         words.append(text)
     return combined(parts, ", ".join(words), value)

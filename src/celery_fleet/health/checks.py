@@ -18,14 +18,14 @@ from celery_fleet.health.host import clock, cpu, disk, kernel, logs, memory
 from celery_fleet.health.in_release import run_module
 from celery_fleet.health.redis_checks import dead_letters, queues, redis
 from celery_fleet.health.result import BAD, GOOD, Finding
-from celery_fleet.health.setup import FORMAT, CheckError, Setup, Worker, known
+from celery_fleet.health.setup import FORMAT, CheckError, Setup, Worker, deployed
 from celery_fleet.health.text import combined
 
 
 def database(setup: Setup) -> Finding:
     """Check that the application's databases answer; those of a Django project by its own connections."""
     request = {
-        "app": known(setup).get("module", ""),
+        "app": deployed(setup).get("module", ""),
         "release": str(setup.release),
         "environment": dict(setup.environment),
         "urls": setup.databases(),
@@ -43,7 +43,10 @@ def database(setup: Setup) -> Finding:
             continue
         words.append(f"{name} answers in {one['seconds']:g} s ({one['how']})")
         parts.append(
-            (setup.judge("database_seconds", one["seconds"]), f"{name} took {one['seconds']:g} s")
+            (
+                setup.state_of("database_seconds", one["seconds"]),
+                f"{name} took {one['seconds']:g} s",
+            )
         )
     return combined(parts, ", ".join(words), answers)
 

@@ -15,17 +15,17 @@ from celery_fleet.common import client_certificate
 from celery_fleet.health import units as health_units
 from celery_fleet.health.in_release import run_module
 from celery_fleet.health.result import BAD, WARNING, Finding
-from celery_fleet.health.setup import CheckError, Setup, known
+from celery_fleet.health.setup import CheckError, Setup, deployed
 from celery_fleet.health.text import combined
 
 
 def units(setup: Setup, show: health_units.Ask = health_units.show) -> Finding:
     """Check that this host's units are up: Redis, web, Flower, nginx. Workers and beat have their own checks."""
-    there = known(setup).get("units", setup.units)
+    there = deployed(setup).get("units", setup.units)
     names = [name for name in setup.units if name in there]
     found = show(names)
     patience = setup.threshold("starting_seconds")
-    parts = [health_units.judge(found.get(name), name, patience) for name in names]
+    parts = [health_units.state_of(found.get(name), name, patience) for name in names]
     return combined(parts, f"{len(names)} up", {name: found[name].active for name in found})
 
 
@@ -34,7 +34,7 @@ def beat(setup: Setup, show: health_units.Ask = health_units.show) -> Finding:
     about = setup.beat or {}
     name = str(about["unit"])
     unit = show([name]).get(name)
-    state, text = health_units.judge(unit, name, setup.threshold("starting_seconds"))
+    state, text = health_units.state_of(unit, name, setup.threshold("starting_seconds"))
     if unit is None or unit.active != "active":
         return Finding(state, text)
     up = max(0.0, time.monotonic() - unit.up)
@@ -47,7 +47,7 @@ def beat(setup: Setup, show: health_units.Ask = health_units.show) -> Finding:
     if seconds is None:
         text += f" {up:.0f} s ago"
     return Finding(
-        setup.judge("beat_tick_seconds", overdue),
+        setup.state_of("beat_tick_seconds", overdue),
         text,
         {"tick_seconds": None if seconds is None else round(seconds, 1)},
     )
@@ -75,7 +75,7 @@ def workers(
     pause: float = 4.0,
 ) -> Finding:
     """Check that this host's workers are up and answer; with `fleet`, also that those of all other hosts answer."""
-    there = known(setup).get("workers", setup.workers)
+    there = deployed(setup).get("workers", setup.workers)
     wanted = {node: worker for node, worker in setup.workers.items() if node in there}
     own = {node: worker for node, worker in wanted.items() if worker.host == setup.host}
     found = show([worker.unit for worker in own.values()])
@@ -83,7 +83,9 @@ def workers(
     for node, worker in wanted.items():
         if node in own:
             unit = found.get(worker.unit)
-            parts.append(health_units.judge(unit, worker.unit, setup.threshold("starting_seconds")))
+            parts.append(
+                health_units.state_of(unit, worker.unit, setup.threshold("starting_seconds"))
+            )
             if unit is not None and unit.active == "active":
                 awaited.append(node)
         elif setup.fleet:

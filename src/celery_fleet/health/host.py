@@ -42,11 +42,17 @@ def disk(setup: Setup) -> Finding:
         text = f"{path}: {percent:.1f} % free ({size(free)})"
         words.append(text)
         state = worst(
-            (setup.judge("disk_free_percent", percent), setup.judge("disk_free_mb", free / 1e6))
+            (
+                setup.state_of("disk_free_percent", percent),
+                setup.state_of("disk_free_mb", free / 1e6),
+            )
         )
         parts.append((state, text))
         parts.append(
-            (setup.judge("inodes_free_percent", inodes), f"{path}: {inodes:.1f} % of inodes free")
+            (
+                setup.state_of("inodes_free_percent", inodes),
+                f"{path}: {inodes:.1f} % of inodes free",
+            )
         )
     return combined(parts, ", ".join(words), value)
 
@@ -65,9 +71,9 @@ def memory(setup: Setup, path: Path = Path("/proc/meminfo")) -> Finding:
     text = f"{percent:.0f} % available ({size(available)})"
     return combined(
         [
-            (setup.judge("memory_available_percent", percent), text),
+            (setup.state_of("memory_available_percent", percent), text),
             (
-                setup.judge("swap_used_percent", used) if total else GOOD,
+                setup.state_of("swap_used_percent", used) if total else GOOD,
                 f"{used:.0f} % of swap used",
             ),
         ],
@@ -85,7 +91,7 @@ def cpu(setup: Setup) -> Finding:
     cores = len(os.sched_getaffinity(0))
     load = os.getloadavg()[1]
     return Finding(
-        setup.judge("load_per_core", load / cores),
+        setup.state_of("load_per_core", load / cores),
         f"load {load:.2f} on {cores} {'core' if cores == 1 else 'cores'} over five minutes",
         {"load5": round(load, 2), "cores": cores, "per_core": round(load / cores, 2)},
     )
@@ -138,7 +144,7 @@ def logs(
     journal = sum(sum(_sizes(path)) for path in journals)
     words = [f"{path} {size(number)}" for path, number in sizes.items()]
     return Finding(
-        setup.judge("logs_mb", sum(sizes.values()) / 1e6),
+        setup.state_of("logs_mb", sum(sizes.values()) / 1e6),
         ", ".join([*words, f"journal {size(journal)}"]),
         {"bytes": sizes, "journal_bytes": journal},
     )
@@ -154,7 +160,7 @@ def clock(setup: Setup) -> Finding:
     # Half of the time that the answer took is uncertain.
     sure = max(0.0, abs(offset) - (after - before) / 2)
     return Finding(
-        setup.judge("clock_offset_seconds", sure),
+        setup.state_of("clock_offset_seconds", sure),
         f"{abs(offset):.2f} s {'ahead of' if offset > 0 else 'behind'} the broker's host",
         {"offset_seconds": round(offset, 3)},
     )

@@ -17,7 +17,7 @@ from celery_fleet.common.text import count
 from celery_fleet.delivery.keys import DEAD_LETTERS_INDEX, PAUSES
 from celery_fleet.delivery.messages import SEPARATOR, STEPS
 from celery_fleet.health.result import BAD, WARNING, Finding
-from celery_fleet.health.setup import CheckError, Setup, judge
+from celery_fleet.health.setup import CheckError, Setup, state_of
 from celery_fleet.health.text import combined, reason
 
 
@@ -94,12 +94,12 @@ def redis(setup: Setup) -> Finding:
                 )
                 parts.append((WARNING if found else BAD, text))
             parts += sentinels(where)
-        parts.append((setup.judge("redis_seconds", seconds), f"{kind} took {seconds:.1f} s"))
+        parts.append((setup.state_of("redis_seconds", seconds), f"{kind} took {seconds:.1f} s"))
         if share is not None and about.get("maxmemory_policy", "noeviction") == "noeviction":
             # A server that evicts keys is always full.
             parts.append(
                 (
-                    setup.judge("redis_memory_percent", share),
+                    setup.state_of("redis_memory_percent", share),
                     f"{kind} uses {share:.0f} % of its memory",
                 )
             )
@@ -179,7 +179,7 @@ def queues(setup: Setup) -> Finding:
         bounds = {**setup.threshold("queue_length"), **_bounds(own.get(queue))}
         if any(one.target in (pauses.ALL, pauses.target(pauses.QUEUE, queue)) for one in paused):
             continue
-        parts.append((judge(length, bounds), f"{length} tasks wait in {queue}"))
+        parts.append((state_of(length, bounds), f"{length} tasks wait in {queue}"))
     total = sum(lengths.values())
     words = "".join(dict.fromkeys(f"; paused: {one.words}" for one in paused))
     return combined(parts, f"{total} tasks wait in {len(lengths)} queues{words}", lengths)
@@ -206,7 +206,7 @@ def dead_letters(setup: Setup) -> Finding:
     text = count(number, "dead letter")
     if number:
         text += ": celery-fleet dead-letters list"
-    return Finding(setup.judge("dead_letters", number), text, {"number": number})
+    return Finding(setup.state_of("dead_letters", number), text, {"number": number})
 
 
 def _bounds(given: object) -> Mapping[str, float | None]:

@@ -151,9 +151,9 @@ class Setup:
         found: Mapping[str, float | None] = self.thresholds.get(name) or {}
         return found
 
-    def judge(self, name: str, value: float) -> str:
+    def state_of(self, name: str, value: float) -> str:
         """Return the state that a value means."""
-        return judge(value, self.threshold(name), low=name in LOW)
+        return state_of(value, self.threshold(name), low=name in LOW)
 
 
 def environment(text: str) -> dict[str, str]:
@@ -164,7 +164,7 @@ def environment(text: str) -> dict[str, str]:
     }
 
 
-def judge(value: float, threshold: Mapping[str, float | None], *, low: bool = False) -> str:
+def state_of(value: float, threshold: Mapping[str, float | None], *, low: bool = False) -> str:
     """Return the state of a value by its thresholds. With `low`, lower values are worse."""
     for state in (BAD, WARNING):
         bound = threshold.get(state)
@@ -173,7 +173,7 @@ def judge(value: float, threshold: Mapping[str, float | None], *, low: bool = Fa
     return GOOD
 
 
-def known(setup: Setup) -> dict[str, Any]:
+def deployed(setup: Setup) -> dict[str, Any]:
     """Return the application's module, the units and the workers in `cli.json`; empty if it can't be read.
 
     A run writes that file before it changes any unit. A worker that has left the inventory is about to be stopped, so

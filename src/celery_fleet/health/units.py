@@ -1,4 +1,4 @@
-"""Ask systemd about units and judge their states. Only the standard library."""
+"""Ask systemd about units, and say what their states mean. Only the standard library."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def show(names: Sequence[str]) -> dict[str, MonitoredUnit]:
     }
 
 
-def judge(
+def state_of(
     unit: MonitoredUnit | None,
     name: str,
     patience: Mapping[str, float | None],
     now: float | None = None,
 ) -> tuple[str, str]:
-    """Judge a unit that should be up. Returns a state, and a text if the unit is not up.
+    """Return the state of a unit that should be up, and a text if it is not up.
 
     Args:
         unit: What systemd says about it; None if it does not know the unit.

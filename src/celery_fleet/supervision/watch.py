@@ -69,7 +69,7 @@ class State(Enum):
 
 
 @dataclass(frozen=True)
-class Look:
+class Observation:
     """The result of one check: a state and its text for ``systemctl status``.
 
     ``attempts`` counts how often the process has started to connect; a change shows that it keeps trying.
@@ -85,7 +85,7 @@ class Watch(Periodic):
 
     Args:
         notifier: the connection to the service manager.
-        look: returns the state of the process; must not block.
+        observe: returns the state of the process; must not block.
         ask: returns which server does not answer and why (``broker redis1:6379: …``), None if all answer;
             bounded in time.
         clock: monotonic seconds.
@@ -96,7 +96,7 @@ class Watch(Periodic):
     def __init__(
         self,
         notifier: Notifier,
-        look: Callable[[], Look],
+        observe: Callable[[], Observation],
         ask: Callable[[], str | None],
         clock: Callable[[], float] = time.monotonic,
         leave: Callable[[int], object] = os._exit,
@@ -104,7 +104,7 @@ class Watch(Periodic):
     ) -> None:
         super().__init__("celery_fleet.watch")
         self._notifier = notifier
-        self._look = look
+        self._observe = observe
         self._ask = ask
         self._clock = clock
         self._leave = leave
@@ -125,16 +125,16 @@ class Watch(Periodic):
 
     def step(self) -> bool:
         """Check once and report to the manager; return whether the watchdog may be fed."""
-        look = self._safe_look()
-        if look.state is State.DRAINING:
-            self._tell_stopping(look.text)
+        observation = self._safe_observe()
+        if observation.state is State.DRAINING:
+            self._tell_stopping(observation.text)
             healthy = True
-        elif look.state in (State.STARTING, State.WAITING):
-            healthy = self._waiting(look)
-        elif look.state is State.STUCK:
-            healthy = self._stuck(look)
+        elif observation.state in (State.STARTING, State.WAITING):
+            healthy = self._waiting(observation)
+        elif observation.state is State.STUCK:
+            healthy = self._stuck(observation)
         else:
-            self._working(look)
+            self._working(observation)
             healthy = True
         good = healthy or not self._ready
         if good:
@@ -144,29 +144,29 @@ class Watch(Periodic):
             self._verdict(good)
         return good
 
-    def _safe_look(self) -> Look:
+    def _safe_observe(self) -> Observation:
         try:
-            return self._look()
+            return self._observe()
         except Exception as exc:  # noqa: BLE001  # the thread must survive any error
             # A race with a consumer that is being rebuilt, or changed internals of Celery: no proof of progress.
             self._tell_once("look", exc)
-            return Look(State.STUCK, "state unknown")
+            return Observation(State.STUCK, "state unknown")
 
-    def _working(self, look: Look) -> None:
+    def _working(self, observation: Observation) -> None:
         self._bad = 0
         self._answering_since = None
         self._asked_at = float("-inf")
         if self._ready:
-            self._notifier.status(look.text)
+            self._notifier.status(observation.text)
         else:
             self._ready = True
-            self._notifier.ready(look.text)
+            self._notifier.ready(observation.text)
 
-    def _waiting(self, look: Look) -> bool:
+    def _waiting(self, observation: Observation) -> bool:
         self._bad = 0
         now = self._clock()
-        if look.attempts != self._attempts:
-            self._attempts = look.attempts
+        if observation.attempts != self._attempts:
+            self._attempts = observation.attempts
             if self._answering_since is not None:
                 self._answering_since = now
         if now - self._asked_at >= ASK_EVERY:
@@ -177,7 +177,7 @@ class Watch(Periodic):
             elif self._answering_since is None:
                 self._answering_since = now
         if self._trouble is None:
-            self._notifier.status(look.text)
+            self._notifier.status(observation.text)
         else:
             self._notifier.status(f"waiting for {self._trouble}")
         since = self._answering_since
@@ -187,14 +187,14 @@ class Watch(Periodic):
             logger.error(
                 "not ready, though the broker has answered for %.0f s (%s); exits to be restarted",
                 now - since,
-                look.text,
+                observation.text,
             )
             self._leave(EX_SOFTWARE)
         return now - since < RECONNECT_LIMIT
 
-    def _stuck(self, look: Look) -> bool:
+    def _stuck(self, observation: Observation) -> bool:
         if not self._ready:
-            return self._waiting(look)  # it may be in a step that will end
+            return self._waiting(observation)  # it may be in a step that will end
         self._answering_since = None
         self._bad += 1
         if self._bad < TOLERATED:
@@ -205,10 +205,10 @@ class Watch(Periodic):
             self._grace_until = self._clock() + GRACE
             self._notifier.status(f"waiting for {trouble}")
             return True
-        self._notifier.status(look.text)
+        self._notifier.status(observation.text)
         if self._clock() < self._grace_until:
             return True
-        self._tell_once("verdict", f"{look.text}, though the broker answers")
+        self._tell_once("verdict", f"{observation.text}, though the broker answers")
         return False
 
     def _safe_ask(self) -> str | None:

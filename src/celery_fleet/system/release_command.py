@@ -96,7 +96,7 @@ def active(command: CommandUnit) -> bool:
     return not RUNNING.isdisjoint(shown.stdout.split())
 
 
-def look(command: CommandUnit, asked: dict[str, Any]) -> dict[str, Any]:
+def state_of(command: CommandUnit, asked: dict[str, Any]) -> dict[str, Any]:
     """Return the state of the command that was asked for."""
     # This order matters: a command that ends first writes its result, and then its unit becomes inactive.
     if active(command):
@@ -128,7 +128,7 @@ def tail(log: Path) -> str:
 def start(asked: dict[str, Any]) -> dict[str, Any]:
     """Start the command, unless it is running or an earlier run's has succeeded."""
     command = CommandUnit(asked["app"], asked["name"])
-    seen = look(command, asked)
+    seen = state_of(command, asked)
     succeeded = seen["state"] == "ended" and seen["status"] == 0 and asked["resumed"]
     if succeeded or seen["state"] in ("running", "other"):
         return seen
@@ -163,7 +163,7 @@ def wait(asked: dict[str, Any]) -> dict[str, Any]:
     command = CommandUnit(asked["app"], asked["name"])
     deadline = time.monotonic() + float(asked["seconds"])
     while True:
-        seen = look(command, asked)
+        seen = state_of(command, asked)
         if seen["state"] not in ("running", "other") or time.monotonic() > deadline:
             return seen
         time.sleep(LOOK)

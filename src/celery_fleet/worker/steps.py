@@ -23,7 +23,7 @@ from celery_fleet.delivery.lease import thread as lease_thread
 from celery_fleet.delivery.options import Options
 from celery_fleet.supervision import broker
 from celery_fleet.supervision.notify import Notifier
-from celery_fleet.supervision.watch import Look, State, Watch
+from celery_fleet.supervision.watch import Observation, State, Watch
 from celery_fleet.worker import drain, history, metrics, scaling, state_file
 from celery_fleet.worker.drainer import DrainStatus, Mode
 from celery_fleet.worker.unbegun import INTERVAL, UnbegunTasks
@@ -49,15 +49,15 @@ class Pulse:
         return time.monotonic() - self.last
 
 
-def judge(
+def observe(
     view: compat_worker.WorkerView,
     ready: bool,
     tick_age: float,
     status: DrainStatus | None = None,
     paused: Mapping[str, Pause] = MappingProxyType({}),
     scaled: str = "",
-) -> Look:
-    """Judge a view of the worker.
+) -> Observation:
+    """Return what a view of the worker shows.
 
     Args:
         view: the worker's state.
@@ -69,30 +69,30 @@ def judge(
     """
     status = status or DrainStatus()
     if view.draining or status.mode is Mode.DRAINING:
-        return Look(State.DRAINING, _drain_text(view, status))
+        return Observation(State.DRAINING, _drain_text(view, status))
     if not view.connected:
         state = State.WAITING if ready else State.STARTING
-        return Look(state, "connecting to the broker", view.restarts)
+        return Observation(state, "connecting to the broker", view.restarts)
     if not ready:
-        return Look(State.STARTING, "preparing to consume", view.restarts)
+        return Observation(State.STARTING, "preparing to consume", view.restarts)
     if view.solo and view.running:
-        return Look(State.WORKING, f"running {count(view.running, 'task')}")
+        return Observation(State.WORKING, f"running {count(view.running, 'task')}")
     if tick_age > TICK_LIMIT:
-        return Look(State.STUCK, "stuck: the event loop does not run")
+        return Observation(State.STUCK, "stuck: the event loop does not run")
     if status.mode is Mode.PAUSED:
-        return Look(State.WORKING, f"paused by the fleet for {status.seconds:.0f} s more")
+        return Observation(State.WORKING, f"paused by the fleet for {status.seconds:.0f} s more")
     if not view.queues:
-        return Look(State.WORKING, "consuming from no queue: all were cancelled")
+        return Observation(State.WORKING, "consuming from no queue: all were cancelled")
     queues = ", ".join(queue for queue in view.queues if queue not in paused)
     parts = [queues and f"consuming {queues}", scaled, _paused_text(paused)]
     text = "; ".join(filter(None, parts))
     if view.full:
-        return Look(State.WORKING, f"{text}; full, {count(view.running, 'task')} running")
+        return Observation(State.WORKING, f"{text}; full, {count(view.running, 'task')} running")
     if not queues:  # without a direct queue it polls nothing
-        return Look(State.WORKING, text)
+        return Observation(State.WORKING, text)
     if view.poll_limit is not None and (view.poll_age is None or view.poll_age > view.poll_limit):
-        return Look(State.STUCK, "stuck: the worker does not poll its queues")
-    return Look(State.WORKING, text)
+        return Observation(State.STUCK, "stuck: the worker does not poll its queues")
+    return Observation(State.WORKING, text)
 
 
 def _paused_text(paused: Mapping[str, Pause]) -> str:
@@ -179,12 +179,12 @@ def install(
                 return
             question = broker.question(app, results=True)
 
-            def look() -> Look:
+            def seen() -> Observation:
                 view = own_queues(compat_worker.view_worker(worker), worker.hostname)
                 scaled = "" if pool.ordered is None else pool.ordered.words
-                return judge(view, pulse.ready, pulse.age, drainer.status, pausing.paused, scaled)
+                return observe(view, pulse.ready, pulse.age, drainer.status, pausing.paused, scaled)
 
-            watch = Watch(notifier, look, question, verdict=verdict)
+            watch = Watch(notifier, seen, question, verdict=verdict)
             # Not in this step's stop(): the worker then still waits for the pool, and a drain continues.
             signals.worker_shutdown.connect(
                 lambda **_: watch.stop(), weak=False, dispatch_uid="celery_fleet.watch"

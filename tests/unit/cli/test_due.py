@@ -96,11 +96,11 @@ def test_an_interval_counts_from_the_last_run_that_beat_reports() -> None:
 
 def test_beats_file_may_be_missing_or_broken(tmp_path: Path) -> None:
     path = tmp_path / "schedule.json"
-    assert due.known(None) == due.known(str(path)) == {}
+    assert due.due_times(None) == due.due_times(str(path)) == {}
     path.write_text('{"entries": [{"name": "a"')
-    assert due.known(str(path)) == {}
+    assert due.due_times(str(path)) == {}
     path.write_text('{"entries": [{"name": "a", "due": "2026-11-21T10:00:07Z"}]}')
-    assert due.known(str(path)) == {"a": datetime(2026, 11, 21, 10, 0, 7, tzinfo=UTC)}
+    assert due.due_times(str(path)) == {"a": datetime(2026, 11, 21, 10, 0, 7, tzinfo=UTC)}
 
 
 APPLICATION = """

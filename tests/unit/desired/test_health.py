@@ -120,7 +120,7 @@ def test_the_host_reads_the_setup(tmp_path: Path) -> None:
     assert (setup.app, setup.host, setup.on_change) == ("shop", "worker2", ("/bin/tell", "a"))
     assert setup.workers["solo@worker2"].pool == "solo"
     assert setup.workers["mail@worker1"].pool == "prefork"
-    assert setup.judge("disk_free_percent", 4) == "bad"
+    assert setup.state_of("disk_free_percent", 4) == "bad"
     path.write_text(json.dumps({**made("worker2"), "format": 2}))
     with pytest.raises(health_setup.CheckError, match="its format is 2, this runtime reads 1"):
         checks.read(path)

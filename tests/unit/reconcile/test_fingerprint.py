@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile import fingerprint
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.comparison import (
     compare,
-    known,
+    started_with,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.fingerprint import (
     TO_COME,
@@ -282,13 +282,13 @@ def test_inputs_are_new_or_removed() -> None:
 
 def test_a_record_only_counts_for_its_own_start(tmp_path: Path) -> None:
     write_record("a.service", "one", {"release": "1"}, directory=str(tmp_path))
-    assert known("a.service", "one", str(tmp_path)) == ({"release": "1"}, "")
-    assert known("a.service", "two", str(tmp_path)) == (None, "no record of its start")
-    assert known("b.service", "one", str(tmp_path)) == (None, "no record of its start")
+    assert started_with("a.service", "one", str(tmp_path)) == ({"release": "1"}, "")
+    assert started_with("a.service", "two", str(tmp_path)) == (None, "no record of its start")
+    assert started_with("b.service", "one", str(tmp_path)) == (None, "no record of its start")
     write_record("a.service", "", {}, directory=str(tmp_path))
-    assert known("a.service", "", str(tmp_path))[0] is None
+    assert started_with("a.service", "", str(tmp_path))[0] is None
     write_record("a.service", "one", None, "why not", str(tmp_path))
-    assert known("a.service", "one", str(tmp_path)) == (None, "why not")
+    assert started_with("a.service", "one", str(tmp_path)) == (None, "why not")
 
 
 def test_the_inputs_of_a_start_are_recorded(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.removal.footprin
     ApplicationPaths,
 )
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.host import RemovalHost
-from ansible_collections.celery_fleet.core.plugins.module_utils.removal.look import look
+from ansible_collections.celery_fleet.core.plugins.module_utils.removal.look import find_footprint
 from ansible_collections.celery_fleet.core.plugins.module_utils.removal.messages import (
     messages,
     settle_messages,
@@ -266,7 +266,7 @@ def test_a_second_removal_finds_nothing(ground: Ground, bare: list[str]) -> None
     ground.stop()
     ground.remover().remove()
     again = ground.remover()
-    assert not look(again.there).present
+    assert not find_footprint(again.there).present
     commands = list(ground.systemd.did())
     again.remove()
     assert again.removed == []
@@ -323,7 +323,7 @@ def test_another_application_keeps_its_own_files_and_shared_ones(
     text = {path: (ground.base / path.lstrip("/")).is_file() for path in before}
     ground.deploy("shop")
     ground.stop()
-    found = look(ground.there())
+    found = find_footprint(ground.there())
     assert found.neighbours == ["shop-mails"]
     assert not any("shop-mails" in path for path in [*found.units, *found.files, *found.trees])
     ground.remover().remove()
@@ -374,7 +374,7 @@ def test_a_users_own_file_stays_and_is_named(ground: Ground, bare: list[str], pa
     ground.deploy("shop")
     ground.write(path, "own\n")
     ground.stop()
-    stay = look(ground.there()).stay
+    stay = find_footprint(ground.there()).stay
     inside = path.startswith(
         (
             "/etc/celery-fleet/shop/",
@@ -397,7 +397,7 @@ def test_systemds_links_and_compiled_files_do_not_count_as_foreign(ground: Groun
     for directory in there.directories():
         ground.write(f"{directory}/__pycache__/module.pyc")
         ground.write(f"{directory}/{there.units()[0]}")
-    assert "is not the fleet's" not in look(there).stay.values()
+    assert "is not the fleet's" not in find_footprint(there).stay.values()
 
 
 def test_a_foreign_file_in_the_state_directory_stays(ground: Ground, bare: list[str]) -> None:
@@ -405,7 +405,7 @@ def test_a_foreign_file_in_the_state_directory_stays(ground: Ground, bare: list[
     stranger = ground.write("/var/lib/shop/backup/of-alice.tar")
     ground.stop()
     os.chown(stranger, 1234, 1234)
-    stay = look(ground.there()).stay
+    stay = find_footprint(ground.there()).stay
     assert "/var/lib/shop/backup/of-alice.tar" in stay
     assert not any(path.startswith("/var/lib/shop/beat") for path in stay)
     ground.remover().remove()
@@ -428,7 +428,7 @@ def test_kept_data_stays_with_its_owner(
 ) -> None:
     ground.deploy("shop")
     ground.stop()
-    found = look(ground.there(keep=(keep,)))
+    found = find_footprint(ground.there(keep=(keep,)))
     assert any(path.startswith(kept) for kept in found.kept)
     # The plan warns about files that the application has written, unless they are kept.
     assert any(one.startswith("/var/lib/shop") for one in found.state) is (keep != "state")
@@ -444,7 +444,7 @@ def test_a_user_who_existed_before_stays(ground: Ground) -> None:
     ground.deploy("shop")
     ground.accounts.users["shop"] = Account("shop", OURS, "A person")
     ground.stop()
-    assert look(ground.there()).stay["user shop"] == "was there before the fleet"
+    assert find_footprint(ground.there()).stay["user shop"] == "was there before the fleet"
     ground.remover().remove()
     assert "shop" in ground.accounts.users
     assert "shop-flower" not in ground.accounts.users
@@ -467,7 +467,7 @@ def test_a_group_that_others_use_stays(
     ground.accounts.in_group["shop-proxy"] = members
     ground.accounts.with_primary["shop-proxy"] = primary
     ground.stop()
-    found = look(ground.there())
+    found = find_footprint(ground.there())
     assert found.stay["group shop-proxy"] == reason
     assert "group shop-proxy" not in found.users
     ground.remover().remove()
@@ -480,7 +480,7 @@ def test_a_group_that_only_the_fleet_uses_is_removed(ground: Ground) -> None:
     ground.accounts.in_group["shop-proxy"] = ["shop-flower", "www-data"]
     ground.accounts.with_primary |= {"shop": ["shop"], "shop-flower": ["shop-flower"]}
     ground.stop()
-    assert "group shop-proxy" in look(ground.there()).users
+    assert "group shop-proxy" in find_footprint(ground.there()).users
     ground.remover().remove()
     assert ground.accounts.groups == {}
 
@@ -568,7 +568,7 @@ def test_a_running_command_is_named(ground: Ground) -> None:
     ground.deploy("shop")
     ground.systemd.add("shop-exec-12.service", running=True)
     ground.systemd.add("shop-command.migrate.service")
-    assert look(ground.there()).busy == ["shop-exec-12.service"]
+    assert find_footprint(ground.there()).busy == ["shop-exec-12.service"]
 
 
 # -- messages -------------------------------------------------------------------------------------------------
@@ -809,7 +809,7 @@ def test_packages_stay_and_the_command_to_purge_them_is_printed(ground: Ground) 
     ground.deploy("shop")
     mask = brought(ground)
     ground.stop()
-    found = look(ground.there())
+    found = find_footprint(ground.there())
     path = "/etc/systemd/system/redis-server.service"
     assert found.purge == f"apt purge liblzf1 nginx-light redis-server && rm {path}"
     assert path in found.stay
@@ -845,7 +845,7 @@ def test_a_package_that_something_needs_is_not_in_the_command(
         ground.write("/etc/nginx/sites-enabled/blog")
     ground.answers[f"--auto-remove purge {left}"] = Completed(0, f"Purg {left} [1]\n")
     keep = ("redis_data",) if change == "data" else ()
-    assert look(ground.there(keep=keep)).purge.split()[:3] == ["apt", "purge", left]
+    assert find_footprint(ground.there(keep=keep)).purge.split()[:3] == ["apt", "purge", left]
     asked = [one for one in ground.commands if "--auto-remove" in one]
     assert [one.endswith(f"purge {left}") for one in asked] == [True]
 
@@ -855,7 +855,7 @@ def test_packages_pass_to_an_application_that_stays(ground: Ground) -> None:
     ground.deploy("shop")
     brought(ground)
     ground.stop()
-    assert look(ground.there()).purge == ""
+    assert find_footprint(ground.there()).purge == ""
     ground.remover().remove()
     other = manifest.read(f"{ground.base}/etc/celery-fleet/mails/manifest.json")
     assert other is not None
@@ -937,7 +937,7 @@ def test_nothing_behind_a_users_link_is_changed(
     link.symlink_to(ground.base / "srv/others")
     os.chown(link, 1234, 1234, follow_symlinks=False)
     os.chown(link.parent, 1234, 1234)
-    assert not any(path.startswith("/srv") for path in look(ground.there()).stay)
+    assert not any(path.startswith("/srv") for path in find_footprint(ground.there()).stay)
     ground.remover().remove()
     assert theirs.read_text() == "x\n"
     assert not os.path.lexists(link)
@@ -964,7 +964,7 @@ def test_a_declared_directory_in_the_state_keeps_its_content(ground: Ground) -> 
     (ground.base / "var/lib/shop/empty/media").mkdir(parents=True)
     ground.enlist("shop", directories=[media, logs, "/var/lib/shop/empty/media"])
     ground.stop()
-    found = look(ground.there())
+    found = find_footprint(ground.there())
     why = "is in celery_app_directories, and not empty"
     assert {path: found.stay.get(path) for path in (media, logs)} == {media: why, logs: why}
     assert not [
@@ -994,7 +994,7 @@ def test_the_owner_of_a_declared_directory_stays_if_the_directory_does(
     ground.enlist("shop", directories=[media, f"{media}/inner"])
     ground.stop()
     stays = name == "a.jpg"
-    assert (look(ground.there()).stay.get("user shop") == "owns what is kept") is stays
+    assert (find_footprint(ground.there()).stay.get("user shop") == "owns what is kept") is stays
     ground.remover().remove()
     assert (ground.base / media[1:]).exists() is stays
     assert ("shop" in ground.accounts.users) is stays
@@ -1007,7 +1007,7 @@ def test_the_fleets_own_directory_in_the_state_goes(ground: Ground) -> None:
     ground.write("/var/lib/shop/metrics/worker-w/1.json")
     ground.enlist("shop", directories=["/var/lib/shop/metrics"])
     ground.stop()
-    assert not [path for path in look(ground.there()).stay if "metrics" in path]
+    assert not [path for path in find_footprint(ground.there()).stay if "metrics" in path]
     ground.remover().remove()
     assert not (ground.base / "var/lib/shop").exists()
 
@@ -1040,7 +1040,7 @@ def test_what_is_mounted_in_a_directory_or_in_place_of_it_is_not_touched(
         return lstat(path, **options)
 
     monkeypatch.setattr(os, "lstat", refusing)
-    found = look(ground.there())
+    found = find_footprint(ground.there())
     assert found.stay[mount] == "is another filesystem, or mounted there"
     assert ("/var/lib/shop" in found.trees) is (mount != "/var/lib/shop")
     ground.remover().remove()
@@ -1068,7 +1068,7 @@ def test_a_directory_of_another_filesystem_is_not_entered(
 
     monkeypatch.setattr(os, "lstat", elsewhere)
     there = ground.there()
-    assert "/var/lib/shop/media" in look(there).stay
+    assert "/var/lib/shop/media" in find_footprint(there).stay
     Remover(there).remove()
     assert theirs.exists()
 
@@ -1114,7 +1114,7 @@ def test_an_application_with_the_name_of_anothers_flower_keeps_its_files(ground:
     ground.accounts.users.pop("shop")
     ground.accounts.users["shop-flower"] = Account("shop-flower", OURS, "shop-flower Celery")
     ground.stop()
-    found = look(ground.there())
+    found = find_footprint(ground.there())
     assert [path for path in found.trees if "shop-flower" in path] == []
     ground.remover().remove()
     assert (ground.base / "var/lib/shop-flower/own.db").exists()
@@ -1140,7 +1140,7 @@ def test_on_a_host_with_only_redis_other_files_of_this_name_stay(ground: Ground)
     ground.enlist("shop")
     ground.accounts.users["shop"] = Account("shop", OURS, "Somebody's shop")
     ground.stop()
-    found = look(ground.there())
+    found = find_footprint(ground.there())
     assert not any(
         path.startswith(("/opt", "/var/lib/shop", "/var/log/shop")) for path in found.trees
     )
@@ -1171,7 +1171,7 @@ def test_files_may_vanish_during_the_search(
         return lstat(path, **options)
 
     monkeypatch.setattr(os, "lstat", vanished)
-    assert look(ground.there()).trees["/var/lib/celery-fleet-redis/shop-broker"] == 0
+    assert find_footprint(ground.there()).trees["/var/lib/celery-fleet-redis/shop-broker"] == 0
 
 
 @pytest.mark.parametrize(
@@ -1200,7 +1200,7 @@ def test_directories_that_are_not_the_applications_are_refused(
     there = ground.there()
     there.paths = replace(there.paths, **change)
     with pytest.raises(ReconcileError, match=words):
-        look(there)
+        find_footprint(there)
     with pytest.raises(ReconcileError, match=words):
         Remover(there).remove()
     assert ground.paths() == before
@@ -1211,7 +1211,7 @@ def test_a_trailing_slash_of_a_directory_is_ignored(ground: Ground, bare: list[s
     ground.stop()
     there = ground.there()
     there.paths = replace(there.paths, root="/opt/shop/", state="/var/lib/shop/")
-    assert not any(path.startswith(("/opt", "/var")) for path in look(there).stay)
+    assert not any(path.startswith(("/opt", "/var")) for path in find_footprint(there).stay)
     remover = Remover(there)
     remover.remove()
     remover.finish()

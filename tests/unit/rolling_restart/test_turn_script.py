@@ -355,7 +355,7 @@ InactiveExitTimestampMonotonic=1500000"""
 def test_the_state_of_a_unit_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     done = subprocess.CompletedProcess([], 0, SHOWN + "\n")
     monkeypatch.setattr(turn, "run", lambda *command: done)
-    seen = turn.look({"a.service": ""})["a.service"]
+    seen = turn.unit_states({"a.service": ""})["a.service"]
     assert (seen["active"], seen["pid"], seen["job"], seen["invocation"]) == (
         "active",
         77,
@@ -370,7 +370,7 @@ def test_a_systemd_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPa
     done = subprocess.CompletedProcess([], 1, "Failed to connect to bus")
     monkeypatch.setattr(turn, "run", lambda *command: done)
     with pytest.raises(turn.UnitCommandError, match="Failed to connect to bus"):
-        turn.look({"a.service": ""})
+        turn.unit_states({"a.service": ""})
 
 
 def test_a_command_that_fails_does_not_stop_the_following_ones(

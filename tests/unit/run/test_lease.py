@@ -175,27 +175,27 @@ def held(**what: Any) -> dict[str, Any]:
 
 def test_a_run_that_is_at_work_is_left_alone() -> None:
     watch = HolderWatch("shop", "redis1")
-    assert "Checking whether that run is still there" in watch.judge(held())
+    assert "Checking whether that run is still there" in watch.waiting_line(held())
     with pytest.raises(
         LeaseHeld, match=r"eve on box, process 7, since .*, last heard of 0 s ago"
     ) as why:
-        watch.judge(held(renewed=15.0, age=0.2))
+        watch.waiting_line(held(renewed=15.0, age=0.2))
     assert "its lease is on redis1" in str(why.value)
     assert "Nothing was changed" in str(why.value)
 
 
 def test_a_third_run_that_was_faster_is_left_alone() -> None:
     watch = HolderWatch("shop", "redis1")
-    watch.judge(held(age=59.0))
+    watch.waiting_line(held(age=59.0))
     with pytest.raises(LeaseHeld):
-        watch.judge(held(token_id="b", renewed=10.0, age=0.1))
+        watch.waiting_line(held(token_id="b", renewed=10.0, age=0.1))
 
 
 def test_a_silent_one_is_waited_for() -> None:
     watch = HolderWatch("shop", "redis1")
-    watch.judge(held())
-    assert "this run goes on in 48 s" in watch.judge(held(age=12.0))
-    assert watch.judge({"state": "ours"}) == ""
+    watch.waiting_line(held())
+    assert "this run goes on in 48 s" in watch.waiting_line(held(age=12.0))
+    assert watch.waiting_line({"state": "ours"}) == ""
 
 
 # -- the process that renews -------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import click
 from celery_fleet.cli.application import Application
 from celery_fleet.cli.commands.results import checked_id
 from celery_fleet.cli.errors import USAGE, CommandError, need_root
-from celery_fleet.cli.options import Context, command, known
+from celery_fleet.cli.options import Context, chosen_application, command
 from celery_fleet.cli.output import say
 
 #: Directories of journald's files.
@@ -35,7 +35,7 @@ def workers(application: Application) -> list[str]:
 def complete(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
     """Complete parts, and after `worker` the names of workers."""
     del parameter
-    application = known(context)
+    application = chosen_application(context)
     before = context.params.get("what") or ()
     found = workers(application) if application and "worker" in before else list(PARTS)
     return [name for name in found if name.startswith(typed)]

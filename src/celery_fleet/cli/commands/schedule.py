@@ -22,10 +22,10 @@ from celery_fleet.cli.options import (
     with_examples,
 )
 from celery_fleet.cli.schedules import (
+    all_entries,
     answer,
     drift_of,
     in_database,
-    known,
     missed_of,
     resets_edited,
     text_of,
@@ -98,7 +98,7 @@ def list_(context: Context, count: int) -> None:
 
 def entries(context: Context, count: int) -> None:
     """Show when all entries ran last and are due."""
-    found = known(context, count)
+    found = all_entries(context, count)
     show(found, context.json)
     if not context.json and stands_by(context.application):
         output.say(

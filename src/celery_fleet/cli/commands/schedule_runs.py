@@ -10,9 +10,9 @@ from celery_fleet.cli.errors import CommandError
 from celery_fleet.cli.options import Context, command, count_option
 from celery_fleet.cli.schedules import (
     IMPORT,
+    all_entries,
     drift_of,
     in_database,
-    known,
     missed_of,
     text_of,
     zones_of,
@@ -26,7 +26,7 @@ from celery_fleet.cli.schedules import (
 @count_option(10, "How many slots.")
 def next_(context: Context, count: int) -> None:
     """Show the coming slots of all entries, in order."""
-    found = known(context, count)
+    found = all_entries(context, count)
     coming = sorted(
         (
             (due["utc"], entry["name"], due, entry)
@@ -83,7 +83,7 @@ def history(context: Context, entry: str | None, count: int) -> None:
     for when, name, _ in reversed(chosen[:-count]):
         if name in times and times[name][0] >= chosen[-count][0]:
             times[name].insert(0, when)
-    found = known(context, 1, times)
+    found = all_entries(context, 1, times)
     tasks = {(when, name): task for when, name, task in chosen}
     # Of several hosts for beat, another one may have sent what this one has not.
     unknown = {"missed": None} if len(application.in_group("celery_beat")) > 1 else {}

@@ -82,7 +82,7 @@ def has_release(application: Application) -> bool:
     return bool(groups.intersection(application.hosts.get(application.host, ())))
 
 
-def look(context: Context, detailed: bool = False) -> StatusReport:
+def full_report(context: Context, detailed: bool = False) -> StatusReport:
     """Find out everything, within the command's time limit."""
     application = context.application
     found = StatusReport(units.show(application.units))
@@ -96,7 +96,7 @@ def look(context: Context, detailed: bool = False) -> StatusReport:
         found.hold = releases.record(application.name).get("hold")
     except CommandError as error:
         found.problems.append(error.message)
-    found.backup = backups.look(application)
+    found.backup = backups.last_backup(application)
     if found.backup and found.backup.problem:
         found.problems.append(found.backup.problem)
     if not has_release(application):
@@ -119,11 +119,11 @@ def look(context: Context, detailed: bool = False) -> StatusReport:
     except CommandError as error:
         found.unknown = error.message
         return found
-    judge(found, application, answer)
+    compare(found, application, answer)
     return found
 
 
-def judge(found: StatusReport, application: Application, answer: Mapping[str, Any]) -> None:
+def compare(found: StatusReport, application: Application, answer: Mapping[str, Any]) -> None:
     """Compare the workers' answers with the inventory."""
     found.dead_letters = answer.get("dead_letters")
     found.pauses = answer.get("pauses") or []
@@ -194,7 +194,7 @@ def status(context: Context, detailed: bool) -> None:
     Workers and queues need root. Answers within 10 s. Status 0: all is well; 1: something is not; 3: the broker could
     not be asked.
     """
-    found = look(context, detailed)
+    found = full_report(context, detailed)
     if context.json:
         output.as_json(found.as_dict(context.application))
     else:

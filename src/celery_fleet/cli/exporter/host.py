@@ -17,7 +17,7 @@ from celery_fleet.common import backup_record
 from celery_fleet.health import host, result
 from celery_fleet.health import units as health_units
 from celery_fleet.health.certificates import Validity, ends_of, validities
-from celery_fleet.health.setup import Setup, Worker, known
+from celery_fleet.health.setup import Setup, Worker, deployed
 from celery_fleet.health.units import MonitoredUnit
 
 #: What becomes of a message that a worker held when it ended.
@@ -34,7 +34,7 @@ _STATES = {result.GOOD: 0.0, result.WARNING: 1.0, result.BAD: 2.0}
 
 def own_workers(setup: Setup) -> dict[str, Worker]:
     """Return the workers of this host that are in the inventory, by node."""
-    there = known(setup).get("workers", setup.workers)
+    there = deployed(setup).get("workers", setup.workers)
     return {
         node: worker
         for node, worker in setup.workers.items()
@@ -44,7 +44,7 @@ def own_workers(setup: Setup) -> dict[str, Worker]:
 
 def own_units(setup: Setup) -> list[str]:
     """Return the units of this host that are in the inventory."""
-    there = known(setup).get("units", setup.units)
+    there = deployed(setup).get("units", setup.units)
     return [
         *(unit for unit in setup.units if unit in there),
         *(worker.unit for worker in own_workers(setup).values()),

@@ -73,14 +73,14 @@ def test_without_a_broker_it_waits(app: Celery, service: Any, manager: Manager) 
 
 def test_a_beat_that_stands_still_is_stuck() -> None:
     progress = beat.Progress(5.0)
-    assert beat.judge(progress, True).state is State.WORKING
+    assert beat.observe(progress, True).state is State.WORKING
 
     progress.last = time.monotonic() - 16
-    assert beat.judge(progress, True).state is State.STUCK
-    assert beat.judge(progress, False).state is State.STARTING
+    assert beat.observe(progress, True).state is State.STUCK
+    assert beat.observe(progress, False).state is State.STARTING
 
     progress.stopping = True
-    assert beat.judge(progress, True).state is State.DRAINING
+    assert beat.observe(progress, True).state is State.DRAINING
 
 
 def test_a_tick_counts_as_progress(service: Any, watched: Any) -> None:

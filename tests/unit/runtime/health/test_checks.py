@@ -62,17 +62,17 @@ def setup(directory: Path, **more: Any) -> Setup:
     [(9, False, GOOD), (10, False, WARNING), (20, False, BAD), (99, False, BAD)],
 )
 def test_a_value_at_its_threshold_is_worse(value: float, low: bool, state: str) -> None:
-    assert health_setup.judge(value, {"warning": 10, "bad": 20}, low=low) == state
+    assert health_setup.state_of(value, {"warning": 10, "bad": 20}, low=low) == state
 
 
 @pytest.mark.parametrize(("value", "state"), [(21, GOOD), (20, WARNING), (10, BAD), (0, BAD)])
 def test_a_lower_value_may_be_worse(value: float, state: str) -> None:
-    assert health_setup.judge(value, {"warning": 20, "bad": 10}, low=True) == state
+    assert health_setup.state_of(value, {"warning": 20, "bad": 10}, low=True) == state
 
 
 def test_a_threshold_of_null_is_never_reached() -> None:
-    assert health_setup.judge(1e9, {"warning": None, "bad": None}) == GOOD
-    assert health_setup.judge(1e9, {"warning": None, "bad": 5}) == BAD
+    assert health_setup.state_of(1e9, {"warning": None, "bad": None}) == GOOD
+    assert health_setup.state_of(1e9, {"warning": None, "bad": 5}) == BAD
 
 
 # --- the host ----------------------------------------------------------------------------------------
@@ -365,7 +365,7 @@ PATIENCE: dict[str, float | None] = {"warning": 0, "bad": 180}
     ],
 )
 def test_the_state_of_a_unit(unit: MonitoredUnit | None, state: str, text: str) -> None:
-    assert health_units.judge(unit, "a.service", PATIENCE, 1000.0) == (state, text)
+    assert health_units.state_of(unit, "a.service", PATIENCE, 1000.0) == (state, text)
 
 
 def shown(**states: str) -> health_units.Ask:

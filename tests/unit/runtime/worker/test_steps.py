@@ -80,7 +80,7 @@ VIEW = WorkerView(
 def test_the_state_of_a_worker(
     changes: dict[str, Any], ready: bool, tick: float, state: State, text: str
 ) -> None:
-    look = worker.judge(replace(VIEW, **changes), ready, tick)
+    look = worker.observe(replace(VIEW, **changes), ready, tick)
 
     assert (look.state, look.text) == (state, text)
 
@@ -130,7 +130,7 @@ PAUSED = DrainStatus(Mode.PAUSED, seconds=20.2, running=1)
 def test_the_state_of_a_worker_that_the_fleet_has_paused(
     status: DrainStatus, changes: dict[str, Any], tick: float, state: State, text: str
 ) -> None:
-    look = worker.judge(replace(VIEW, **changes), True, tick, status)
+    look = worker.observe(replace(VIEW, **changes), True, tick, status)
 
     assert (look.state, look.text) == (state, text)
 
@@ -139,7 +139,7 @@ def test_the_state_of_a_worker_that_the_fleet_has_paused(
 def test_attempts_to_connect_are_counted(ready: bool) -> None:
     view = replace(VIEW, connected=False, restarts=3)
 
-    assert worker.judge(view, ready, 0.1).attempts == 3
+    assert worker.observe(view, ready, 0.1).attempts == 3
 
 
 def test_the_status_says_that_an_operator_has_scaled_the_worker() -> None:
@@ -148,7 +148,7 @@ def test_the_status_says_that_an_operator_has_scaled_the_worker() -> None:
     view = replace(VIEW, queues=("discounts", "bulk"))
     paused = {"bulk": Pause("queue:bulk", 0.0, "bo", "")}
 
-    look = worker.judge(view, True, 0.1, paused=paused, scaled=size)
+    look = worker.observe(view, True, 0.1, paused=paused, scaled=size)
 
     assert look.text == f"consuming discounts; {size}; paused bulk by bo"
 
