@@ -14,6 +14,11 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def tasks_wait(number: int) -> str:
+    """Return ``1 task waits`` or ``3 tasks wait``."""
+    return f"{count(number, 'task')} wait{'s' if number == 1 else ''}"
+
+
 def late(seconds: float, why: str = "") -> str:
     """Return ``no answer within 10 s; this host is busy (load 17 on 2 processors); --timeout 30 waits longer``."""
     load, processors = os.getloadavg()[0], os.cpu_count() or 1

@@ -13,7 +13,7 @@ from typing import Any
 from celery_fleet.common import client_certificate, pauses, redis_client
 from celery_fleet.common.pauses import Pause
 from celery_fleet.common.redis_client import Client, ClientError, Server
-from celery_fleet.common.text import count
+from celery_fleet.common.text import count, tasks_wait
 from celery_fleet.delivery.keys import DEAD_LETTERS_INDEX, PAUSES
 from celery_fleet.delivery.messages import SEPARATOR, STEPS
 from celery_fleet.health.result import BAD, WARNING, Finding
@@ -179,10 +179,10 @@ def queues(setup: Setup) -> Finding:
         bounds = {**setup.threshold("queue_length"), **_bounds(own.get(queue))}
         if any(one.target in (pauses.ALL, pauses.target(pauses.QUEUE, queue)) for one in paused):
             continue
-        parts.append((state_of(length, bounds), f"{length} tasks wait in {queue}"))
+        parts.append((state_of(length, bounds), f"{tasks_wait(length)} in {queue}"))
     total = sum(lengths.values())
     words = "".join(dict.fromkeys(f"; paused: {one.words}" for one in paused))
-    return combined(parts, f"{total} tasks wait in {len(lengths)} queues{words}", lengths)
+    return combined(parts, f"{tasks_wait(total)} in {count(len(lengths), 'queue')}{words}", lengths)
 
 
 def _pauses(client: Client) -> list[Pause]:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from celery_fleet.common.text import tasks_wait
+
 #: The name from :mod:`celery_fleet.worker.canary`, which can't be imported here because it imports Celery.
 CANARY = "celery_fleet.canary"
 
@@ -197,7 +199,7 @@ def forget(app: Any, nodes: Iterable[str]) -> Answer:
             bindings = 0
             if tasks:
                 errors.append(
-                    f"{node}: {tasks} tasks wait in its queue {direct.name}, which is kept; start a"
+                    f"{node}: {tasks_wait(tasks)} in its queue {direct.name}, which is kept; start a"
                     " worker of this name, or delete them"
                 )
             else:

@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Any
 
 from celery_fleet.common.errors import error_text
+from celery_fleet.common.text import tasks_wait
 from celery_fleet.compat import intake, queues, worker
 from celery_fleet.delivery.outage import give_back
 from celery_fleet.worker.drain_record import DrainProgress, DrainRecord
@@ -378,7 +379,7 @@ class Drainer:
         if trouble != self._trouble:
             self._trouble = trouble
             if trouble is not None:
-                logger.warning("%d tasks wait to be handed back: %s", len(kept), trouble)
+                logger.warning("%s to be handed back: %s", tasks_wait(len(kept)), trouble)
 
     def _tick(self) -> None:
         # Celery's own stop runs the timers in another thread.

@@ -16,6 +16,7 @@ from celery_fleet.cli.commands import pauses, scale
 from celery_fleet.cli.errors import BAD, UNKNOWN, CommandError
 from celery_fleet.cli.options import Context, command
 from celery_fleet.common.small_file import DAMAGED, LARGEST_OF_BEAT, content
+from celery_fleet.common.text import tasks_wait
 
 
 @dataclass
@@ -165,7 +166,7 @@ def compare(found: StatusReport, application: Application, answer: Mapping[str, 
         consumers = [node for node, worker in seen.items() if queue in worker["queues"]]
         found.queues[queue] = {"waiting": waiting, "consumers": len(consumers)}
         if not consumers:
-            found.problems.append(f"no worker consumes queue {queue}, where {waiting} tasks wait")
+            found.problems.append(f"no worker consumes queue {queue}, where {tasks_wait(waiting)}")
 
 
 def next_due(application: Application) -> dict[str, Any] | None:

@@ -274,7 +274,7 @@ def test_tasks_in_a_removed_nodes_queue_are_kept_and_reported(broker: Broker, ot
     answer = command.forget(broker, ["old@h"])
 
     assert answer.nodes == {"old@h": {"canaries": 3, "tasks": 1, "bindings": 0}}
-    assert "old@h: 1 tasks wait in its queue old@h.dq2" in answer.errors[0]
+    assert "old@h: 1 task waits in its queue old@h.dq2" in answer.errors[0]
     assert broker.lists["old@h.dq2"] == [other]
     assert len(broker.sets["_kombu.binding.C.dq2"]) == 2
 

@@ -583,7 +583,7 @@ def test_without_redis_messages_are_kept_and_handed_back_later(
     worker.tick()
 
     assert worker.drainer.status.held == 1
-    assert caplog.text.count("1 tasks wait to be handed back: refused") == 1
+    assert caplog.text.count("1 task waits to be handed back: refused") == 1
     # It must not be restored a second time.
     worker.channel.qos._flush()
     assert f"tag-{ids[2]}" not in worker.channel.qos._delivered
