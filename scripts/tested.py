@@ -45,7 +45,7 @@ HEAD = """\
 You can see here when each part of the tests last ran, on which commit, and whether it passed. `make test-all` writes
 this page at its end. After `make test-<scenario>` has run one scenario again, `make report-tested` updates the page.
 The last column says how many files of the product, without tests and pages, had changed since that commit when this
-page was written. On a machine without Python 3.13, the long tests leave out Celery with that version.
+page was written. On a machine without Python 3.13, the long tests try Celery's minors with Python 3.11 only.
 [Development](development.md#how-tests-are-built) says what each part shows.
 
 | Part | Result | Tests | Minutes | Commit | Date (UTC) | Changed since |
