@@ -27,7 +27,7 @@ from celery_fleet.config.entries import Missed
 from celery_fleet.config.pins import PinnedSchedule
 from celery_fleet.supervision import broker
 from celery_fleet.supervision.notify import Notifier
-from celery_fleet.supervision.watch import Observation, State, Watch
+from celery_fleet.supervision.watch import ProcessStatus, State, Watch
 
 logger = logging.getLogger("celery_fleet.beat")
 
@@ -61,17 +61,17 @@ class Progress:
         return self.scheduled[1]
 
 
-def observe(progress: Progress, broker_answered: bool) -> Observation:
+def observe(progress: Progress, broker_answered: bool) -> ProcessStatus:
     """Return what beat's progress shows; until the broker has answered once, beat counts as starting."""
     if progress.stopping:
-        return Observation(State.DRAINING, "saving the schedule")
+        return ProcessStatus(State.DRAINING, "saving the schedule")
     if not broker_answered:
-        return Observation(State.STARTING, "schedule loaded, connecting to the broker")
+        return ProcessStatus(State.STARTING, "schedule loaded, connecting to the broker")
     if progress.age > progress.interval + TICK_LIMIT:
-        return Observation(State.STUCK, "stuck: beat's loop does not run")
+        return ProcessStatus(State.STUCK, "stuck: beat's loop does not run")
     if progress.trouble is not None:
-        return Observation(State.WORKING, f"waiting for {progress.trouble}; {describe(progress)}")
-    return Observation(State.WORKING, describe(progress))
+        return ProcessStatus(State.WORKING, f"waiting for {progress.trouble}; {describe(progress)}")
+    return ProcessStatus(State.WORKING, describe(progress))
 
 
 def describe(progress: Progress) -> str:

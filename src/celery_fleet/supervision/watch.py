@@ -69,7 +69,7 @@ class State(Enum):
 
 
 @dataclass(frozen=True)
-class Observation:
+class ProcessStatus:
     """The result of one check: a state and its text for ``systemctl status``.
 
     ``attempts`` counts how often the process has started to connect; a change shows that it keeps trying.
@@ -96,7 +96,7 @@ class Watch(Periodic):
     def __init__(
         self,
         notifier: Notifier,
-        observe: Callable[[], Observation],
+        observe: Callable[[], ProcessStatus],
         ask: Callable[[], str | None],
         clock: Callable[[], float] = time.monotonic,
         leave: Callable[[int], object] = os._exit,
@@ -144,15 +144,15 @@ class Watch(Periodic):
             self._verdict(good)
         return good
 
-    def _safe_observe(self) -> Observation:
+    def _safe_observe(self) -> ProcessStatus:
         try:
             return self._observe()
         except Exception as exc:  # noqa: BLE001  # the thread must survive any error
             # A race with a consumer that is being rebuilt, or changed internals of Celery: no proof of progress.
-            self._tell_once("look", exc)
-            return Observation(State.STUCK, "state unknown")
+            self._tell_once("state", exc)
+            return ProcessStatus(State.STUCK, "state unknown")
 
-    def _working(self, observation: Observation) -> None:
+    def _working(self, observation: ProcessStatus) -> None:
         self._bad = 0
         self._answering_since = None
         self._asked_at = float("-inf")
@@ -162,7 +162,7 @@ class Watch(Periodic):
             self._ready = True
             self._notifier.ready(observation.text)
 
-    def _waiting(self, observation: Observation) -> bool:
+    def _waiting(self, observation: ProcessStatus) -> bool:
         self._bad = 0
         now = self._clock()
         if observation.attempts != self._attempts:
@@ -192,7 +192,7 @@ class Watch(Periodic):
             self._leave(EX_SOFTWARE)
         return now - since < RECONNECT_LIMIT
 
-    def _stuck(self, observation: Observation) -> bool:
+    def _stuck(self, observation: ProcessStatus) -> bool:
         if not self._ready:
             return self._waiting(observation)  # it may be in a step that will end
         self._answering_since = None

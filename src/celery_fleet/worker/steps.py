@@ -23,7 +23,7 @@ from celery_fleet.delivery.lease import thread as lease_thread
 from celery_fleet.delivery.options import Options
 from celery_fleet.supervision import broker
 from celery_fleet.supervision.notify import Notifier
-from celery_fleet.supervision.watch import Observation, State, Watch
+from celery_fleet.supervision.watch import ProcessStatus, State, Watch
 from celery_fleet.worker import drain, history, metrics, scaling, state_file
 from celery_fleet.worker.drainer import DrainStatus, Mode
 from celery_fleet.worker.unbegun import INTERVAL, UnbegunTasks
@@ -56,7 +56,7 @@ def observe(
     status: DrainStatus | None = None,
     paused: Mapping[str, Pause] = MappingProxyType({}),
     scaled: str = "",
-) -> Observation:
+) -> ProcessStatus:
     """Return what a view of the worker shows.
 
     Args:
@@ -69,30 +69,30 @@ def observe(
     """
     status = status or DrainStatus()
     if view.draining or status.mode is Mode.DRAINING:
-        return Observation(State.DRAINING, _drain_text(view, status))
+        return ProcessStatus(State.DRAINING, _drain_text(view, status))
     if not view.connected:
         state = State.WAITING if ready else State.STARTING
-        return Observation(state, "connecting to the broker", view.restarts)
+        return ProcessStatus(state, "connecting to the broker", view.restarts)
     if not ready:
-        return Observation(State.STARTING, "preparing to consume", view.restarts)
+        return ProcessStatus(State.STARTING, "preparing to consume", view.restarts)
     if view.solo and view.running:
-        return Observation(State.WORKING, f"running {count(view.running, 'task')}")
+        return ProcessStatus(State.WORKING, f"running {count(view.running, 'task')}")
     if tick_age > TICK_LIMIT:
-        return Observation(State.STUCK, "stuck: the event loop does not run")
+        return ProcessStatus(State.STUCK, "stuck: the event loop does not run")
     if status.mode is Mode.PAUSED:
-        return Observation(State.WORKING, f"paused by the fleet for {status.seconds:.0f} s more")
+        return ProcessStatus(State.WORKING, f"paused by the fleet for {status.seconds:.0f} s more")
     if not view.queues:
-        return Observation(State.WORKING, "consuming from no queue: all were cancelled")
+        return ProcessStatus(State.WORKING, "consuming from no queue: all were cancelled")
     queues = ", ".join(queue for queue in view.queues if queue not in paused)
     parts = [queues and f"consuming {queues}", scaled, _paused_text(paused)]
     text = "; ".join(filter(None, parts))
     if view.full:
-        return Observation(State.WORKING, f"{text}; full, {count(view.running, 'task')} running")
+        return ProcessStatus(State.WORKING, f"{text}; full, {count(view.running, 'task')} running")
     if not queues:  # without a direct queue it polls nothing
-        return Observation(State.WORKING, text)
+        return ProcessStatus(State.WORKING, text)
     if view.poll_limit is not None and (view.poll_age is None or view.poll_age > view.poll_limit):
-        return Observation(State.STUCK, "stuck: the worker does not poll its queues")
-    return Observation(State.WORKING, text)
+        return ProcessStatus(State.STUCK, "stuck: the worker does not poll its queues")
+    return ProcessStatus(State.WORKING, text)
 
 
 def _paused_text(paused: Mapping[str, Pause]) -> str:
@@ -179,7 +179,7 @@ def install(
                 return
             question = broker.question(app, results=True)
 
-            def seen() -> Observation:
+            def seen() -> ProcessStatus:
                 view = own_queues(compat_worker.view_worker(worker), worker.hostname)
                 scaled = "" if pool.ordered is None else pool.ordered.words
                 return observe(view, pulse.ready, pulse.age, drainer.status, pausing.paused, scaled)

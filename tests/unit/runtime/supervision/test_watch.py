@@ -13,14 +13,14 @@ import pytest
 
 from celery_fleet.supervision import watch
 from celery_fleet.supervision.notify import Notifier
-from celery_fleet.supervision.watch import Observation, State, Watch
+from celery_fleet.supervision.watch import ProcessStatus, State, Watch
 from tests.unit.runtime.conftest import SOURCE, Manager
 
-WORKING = Observation(State.WORKING, "consuming")
-STUCK = Observation(State.STUCK, "stuck")
-WAITING = Observation(State.WAITING, "connecting")
-STARTING = Observation(State.STARTING, "starting")
-DRAINING = Observation(State.DRAINING, "draining: 2 tasks running")
+WORKING = ProcessStatus(State.WORKING, "consuming")
+STUCK = ProcessStatus(State.STUCK, "stuck")
+WAITING = ProcessStatus(State.WAITING, "connecting")
+STARTING = ProcessStatus(State.STARTING, "starting")
+DRAINING = ProcessStatus(State.DRAINING, "draining: 2 tasks running")
 
 
 class Fake(Notifier):
@@ -60,7 +60,7 @@ class Case:
 
     now = 0.0
 
-    def _look(self) -> Observation:
+    def _look(self) -> ProcessStatus:
         return self.look
 
     def _ask(self) -> str | None:
@@ -120,7 +120,7 @@ def test_a_process_that_was_never_ready_is_not_given_up(case: Case) -> None:
 
 @pytest.mark.parametrize("look", [STARTING, STUCK])
 def test_a_start_that_hangs_while_the_broker_answers_is_ended(
-    case: Case, look: Observation, caplog: pytest.LogCaptureFixture
+    case: Case, look: ProcessStatus, caplog: pytest.LogCaptureFixture
 ) -> None:
     case.look = look
     case.steps(300)
@@ -152,7 +152,7 @@ def test_a_process_whose_main_thread_hangs_is_ended() -> None:
         "from celery_fleet.supervision import watch\n"
         "from celery_fleet.supervision.notify import Notifier\n"
         "watch.START_LIMIT = 0.0\n"
-        "look = watch.Observation(watch.State.STARTING, 'preparing to consume')\n"
+        "look = watch.ProcessStatus(watch.State.STARTING, 'preparing to consume')\n"
         "watch.Watch(Notifier(None), lambda: look, lambda: None).start()\n"
         "time.sleep(60)\n"
     )
@@ -265,13 +265,13 @@ def test_a_drain_is_left_to_its_own_time_limit(ready: Case) -> None:
 def test_a_check_that_fails_is_logged_once_and_sends_no_keep_alive(
     ready: Case, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail() -> Observation:
+    def fail() -> ProcessStatus:
         raise RuntimeError("internals changed")
 
     ready.watch._observe = fail
 
     assert ready.steps(5)[2:] == [False] * 3
-    assert caplog.text.count("watchdog, look: internals changed") == 1
+    assert caplog.text.count("watchdog, state: internals changed") == 1
 
 
 def test_a_broker_probe_that_fails_is_no_excuse(
@@ -297,7 +297,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_thread_survives_and_ends(manager: Manager) -> None:
     calls: list[int] = []
 
-    def look() -> Observation:
+    def look() -> ProcessStatus:
         calls.append(1)
         return WORKING
 
