@@ -14,11 +14,12 @@ Every mistake ends it with one line and status 78 (EX_CONFIG).
 
 from __future__ import annotations
 
-import signal
+# Built into Python. The module `signal` loads others from files first, and Ctrl-C could come meanwhile.
+import _signal  # type: ignore[import-not-found]
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+if __name__ == "__main__" and _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
     # Until the command has taken its place, Ctrl-C ends this process without a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 import json
 import os

@@ -43,7 +43,9 @@ def test_ctrl_c_during_the_imports_shows_no_traceback(
     assert during in text
     script = tmp_path / "program.py"
     script.write_text(
-        text.replace(during, "signal.raise_signal(signal.SIGINT)\nraise SystemExit(9)\n")
+        text.replace(
+            during, "import signal\nsignal.raise_signal(signal.SIGINT)\nraise SystemExit(9)\n"
+        )
     )
     done = subprocess.run(
         [sys.executable, "-S", "-I", str(script)],

@@ -192,3 +192,19 @@ def test_no_module_next_to_the_launcher_hides_a_standard_module() -> None:
     names = {path.stem for path in LAUNCH.parent.glob("*.py")}
 
     assert names & set(sys.stdlib_module_names) == set()
+
+
+def test_ctrl_c_is_handled_before_anything_is_loaded_from_a_file(tmp_path: Path) -> None:
+    """While `signal` and what it imports were loaded, Ctrl-C printed a traceback."""
+    future = "from __future__ import annotations\n"
+    first = LAUNCH.read_text().split("import json")[0]
+    script = tmp_path / "launch.py"
+    script.write_text(first.replace(future, f"{future}print('ours', flush=True)\n"))
+    done = subprocess.run(
+        [sys.executable, "-S", "-I", "-X", "importtime", str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.partition("ours\n")[1:] == ("ours\n", "")
