@@ -18,6 +18,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
     host_scripts,
     lease,
+    unconsumed,
     wheels,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
@@ -39,15 +40,21 @@ class ActionModule(FleetAction):
             refused = refusals(identity, found["stdout"], demands) if demands else []
             if refused:
                 raise UserError("\n".join([*refused, "Running processes are not affected."]))
-            return {"release": identity, "path": path, **_kept(identity, found["stdout"])}
+            result = {"release": identity, "path": path, **_kept(identity, found["stdout"])}
+            return _remarked(result, identity, found["stdout"], demands)
         if self._task.check_mode:
             # Without an archive the requirements are not known either; a real run says so.
             if args.get("wheelhouse") and archive:
                 self._look(args, variables)
             told = f"release {identity} would be built"
             return {"changed": True, "release": identity, "path": path, "msg": told}
+        demands = args.get("demands") or {}
         with lease.held(variables, check=False):
-            return self._build(args, archive, variables)
+            result = self._build(args, archive, variables)
+        if result.get("failed"):
+            return result
+        built = self._low_level_execute_command(host_scripts.release_note(path))
+        return _remarked(result, identity, built["stdout"], demands)
 
     def _build(
         self, args: dict[str, Any], archive: str, variables: dict[str, Any]
@@ -169,6 +176,14 @@ class ActionModule(FleetAction):
         partial = path.with_name(f".{path.name}")
         self._connection.fetch_file(remote, str(partial))
         os.replace(partial, path)
+
+
+def _remarked(
+    result: dict[str, Any], identity: str, note: str, demands: dict[str, Any]
+) -> dict[str, Any]:
+    """Return a result with warnings about the release's tasks; Ansible shows each of them once."""
+    found = unconsumed.remarks(identity, note, demands) if demands and note.strip() else []
+    return {**result, "warnings": [*(result.get("warnings") or []), *found]}
 
 
 def _kept(identity: str, text: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from .process import (
     user_of,
     write_note,
 )
-from .suitability import refusals, remarks
+from .suitability import refusals
 from .virtualenv import COMPILING, compile_all, packages_of, provide, prune_virtualenvs
 
 
@@ -234,10 +234,10 @@ def build(wanted: Build) -> list[str]:
     os.umask(0o022)
     releases = wanted.path.parent
     releases.mkdir(parents=True, exist_ok=True)
-    left = clean_up(Limit(wanted.timeout))
+    remarks = clean_up(Limit(wanted.timeout))
     # An interrupted run leaves its build running here; the next run waits for it.
     with root_lock.held(Path(wanted.root) / ".build.lock"):
-        return [*left, *_build_alone(wanted)]
+        return [*remarks, *_build_alone(wanted)]
 
 
 def make_wheels(wanted: Build) -> None:
@@ -283,10 +283,6 @@ def _build_alone(wanted: Build) -> list[str]:
     warnings: list[str] = []
     try:
         answer = _build(wanted, warnings)
-        if wanted.demands:
-            of_this = f"release {wanted.id}: "
-            found = remarks(wanted.id, json.dumps(answer), wanted.demands)
-            warnings += [remark.removeprefix(of_this) for remark in found]
         note = {
             "id": wanted.id,
             "directory": os.path.normpath(os.path.join("source", wanted.directory)),

@@ -11,9 +11,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..routing import unknown
+from ..routing import DEFAULT_QUEUE, lacks, routed, unknown
 from .note import NOTE
-from .queues import unconsumed, unserved
 from .schedulers import unstorable
 
 ADD, REPLACE, REFUSE = "add", "replace", "refuse"
@@ -132,7 +131,7 @@ def _misfits(identity: str, whole: Mapping[str, Any], demands: Mapping[str, Any]
         if told["tells"]:
             found += _overriding_nothing(identity, inventory, code)
     for name, entry in in_effect(code, inventory, policy).items():
-        found += unserved(identity, name, entry, tasks, told, demands)
+        found += _unserved(identity, name, entry, tasks, told, demands)
     return found
 
 
@@ -141,7 +140,6 @@ def remarks(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
     try:
         whole = _read(note)
         found = _misfits(identity, whole, demands) if demands.get("held") else []
-        found += unconsumed(identity, whole["application"], demands)
         redis = _versions(whole).get("redis") or ""
     except (ValueError, KeyError, TypeError, AttributeError):
         return []
@@ -224,6 +222,33 @@ def names_expected(
     ours = {name for name, entry in inventory.items() if entry.get("enabled", True)}
     theirs: dict[str, Mapping[str, Any]] = {name: {} for name in code}
     return ours, set(in_effect(theirs, inventory, policy))
+
+
+def queue_of(
+    entry: Mapping[str, Any], told: Mapping[str, Any], demands: Mapping[str, Any]
+) -> str | None:
+    """Return the queue of an entry in the code on these hosts; None if the note does not say.
+
+    The inventory's routes and default queue replace the application's. If the inventory set them when the release was
+    built (`pinned`) but no longer does, the note lacks the application's own. If an entry only names an exchange, its
+    queue is not known.
+    """
+    if entry.get("fixed"):
+        queue = entry.get("goes_to")
+        return None if queue is None else str(queue)
+    settings = demands.get("settings") or {}
+    pinned = told.get("pinned") or ()
+    own = "" if "task_default_queue" in pinned else str(told.get("default_queue") or DEFAULT_QUEUE)
+    default = str(settings.get("task_default_queue") or own)
+    routes = settings.get("task_routes") or demands.get("routes")
+    if isinstance(routes, Mapping) and routes:
+        return routed(str(entry["task"]), routes, default) or None
+    if "task_routes" in pinned:
+        return None
+    goes_to = entry["goes_to"]
+    if goes_to is None:
+        return None
+    return (default or None) if goes_to == told.get("default_queue") else str(goes_to)
 
 
 def _lacking(
@@ -320,3 +345,39 @@ def _time(entry: Mapping[str, Any]) -> Any:
 def _text(value: Any) -> str:
     items = value if isinstance(value, (list, tuple)) else [value]
     return ",".join(str(item).replace(" ", "").lower() for item in items)
+
+
+def _unserved(
+    identity: str,
+    name: str,
+    entry: Mapping[str, Any],
+    tasks: set[str],
+    told: Mapping[str, Any],
+    demands: Mapping[str, Any],
+) -> list[str]:
+    """Return what is wrong with an entry in the code on these hosts."""
+    what = f"beat_schedule of release {identity}, in its code: entry {name}"
+    off = f"disable it with celery_beat_schedule: {{{name}: {{enabled: false}}}}"
+    task = str(entry["task"])
+    queue = queue_of(entry, told, demands)
+    if queue in (demands.get("external") or ()):
+        return []
+    if lacks(tasks, task):
+        last = task.rpartition(".")[2]
+        near = sorted(other for other in tasks if other.rpartition(".")[2] == last)
+        hint = (
+            f"did you mean {', '.join(near)}?" if near else "is its module in include or imports?"
+        )
+        return [
+            f"{what} sends {task}, which the release does not register: {hint} Fix it there, or {off}."
+        ]
+    queues = demands.get("queues")
+    if queues is None or queue is None or queue in queues:
+        return []
+    return [
+        (
+            f"{what} sends {task} to the queue {queue}, which no worker of the inventory consumes (consumed are "
+            f"{', '.join(sorted(queues)) or 'none'}). Add it to a worker's queues, route the task elsewhere by "
+            f"celery_app_task_routes, or {off}."
+        )
+    ]

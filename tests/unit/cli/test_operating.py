@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.release import queues
+from ansible_collections.celery_fleet.core.plugins.module_utils.release import suitability
 from celery import Celery
 from click.testing import CliRunner
 
@@ -226,7 +226,7 @@ def test_the_queue_of_a_task_is_the_one_that_a_deploy_computes(
 ) -> None:
     told = {"default_queue": "celery", **told}
     demands = {"settings": settings, "routes": settings.get("task_routes", {})}
-    assert queues.queue_of({"task": "shop.add", **note}, told, demands) == queue
+    assert suitability.queue_of({"task": "shop.add", **note}, told, demands) == queue
     assert tasks.queue_of("shop.add", {**told, "goes_to": {"shop.add": note}}, settings) == queue
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tarfile
 from contextlib import nullcontext
@@ -41,7 +42,8 @@ class Host:
         self.seen = {"platform": PLATFORM, "virtualenvs": virtualenvs or []}
         self.result = result
         self.facts: dict[str, Any] = {}
-        self.note = ""
+        # What the release's note says now, and once it is built.
+        self.note = self.written = ""
         self.secrets: list[str] = []
 
     def _fetch(self, remote: str, path: str) -> None:
@@ -49,7 +51,7 @@ class Host:
         Path(path).write_text(f"of {self.name}")
 
     def _execute(self, _name: str, args: dict[str, Any], _variables: dict[str, Any]) -> Any:
-        self.called = args
+        self.called, self.note = args, self.written
         handed = {"handed_over": bool(args.get("hand_over"))}
         return {"changed": True, "packages": [], **handed, **self.result}
 
@@ -89,6 +91,20 @@ def test_the_next_host_gets_the_packages_of_the_first(kept: Path) -> None:
     second.build("worker1", "worker2")
     assert second.sent[second.called["wheels"]] == str(kept)
     assert "hand_over" not in second.called
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_tasks_whose_queue_no_worker_consumes_are_named(there: bool) -> None:
+    note = {
+        "tasks": ["app.x"],
+        "application": {"goes_to": {"app.x": {"goes_to": "celery", "fixed": False}}},
+    }
+    host = Host("worker1")
+    host.note, host.written = (json.dumps(note) if there else ""), json.dumps(note)
+    found = host.build("worker1", more={"demands": {"queues": ["mail"]}})
+    assert bool(host.called) is not there
+    (warning,) = found["warnings"]
+    assert warning.startswith("release r1: no worker of the inventory consumes the queue celery")
 
 
 def test_a_host_with_the_virtualenv_only_gets_the_code(kept: Path) -> None:

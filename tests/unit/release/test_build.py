@@ -585,13 +585,6 @@ def test_a_release_that_does_not_suit_the_inventory_leaves_nothing(place: Place)
     assert place.releases() == []
 
 
-def test_a_build_tells_which_queue_of_its_tasks_has_no_worker(place: Place) -> None:
-    told = '"application": {"goes_to": {"app.x": {"goes_to": "celery", "fixed": False}}}'
-    place.check(CHECK.replace('"application": {"zone": "UTC"}', told))
-    (remark,) = build(place.wanted(demands={"queues": ["mail"]}))
-    assert remark.startswith("no worker of the inventory consumes the queue celery, and these")
-
-
 def test_the_users_of_the_host_can_read_it(place: Place) -> None:
     build(place.wanted())
     for path in (place.root / "releases/r1").rglob("*"):

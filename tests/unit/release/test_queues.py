@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.celery_fleet.core.plugins.module_utils.release.queues import queue_of
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitability import (
+    queue_of,
     refusals,
-    remarks,
 )
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.unconsumed import remarks
 
 from tests.unit.release.notes import entry, note, refused
 
