@@ -31,12 +31,12 @@ class ActionModule(FleetAction):
         """Build the release if it is missing, and check that it fits the inventory."""
         args = dict(args)
         identity, archive = str(args["id"]), str(args.pop("archive"))
+        demands = args.get("demands") or {}
         if args.get("only_wheels"):
             return self._fill(args, archive, variables)
         path = f"{args['root']}/releases/{identity}"
         found = self._low_level_execute_command(host_scripts.release_note(path))
         if found["stdout"].strip():
-            demands = args.get("demands") or {}
             refused = refusals(identity, found["stdout"], demands) if demands else []
             if refused:
                 raise UserError("\n".join([*refused, "Running processes are not affected."]))
@@ -48,7 +48,6 @@ class ActionModule(FleetAction):
                 self._look(args, variables)
             told = f"release {identity} would be built"
             return {"changed": True, "release": identity, "path": path, "msg": told}
-        demands = args.get("demands") or {}
         with lease.held(variables, check=False):
             result = self._build(args, archive, variables)
         if result.get("failed"):

@@ -228,7 +228,7 @@ def assert_stopped_before(
 
 
 def assert_flower_moved(old: Fleets, new: Fleets, clocks: Mapping[str, str]) -> None:
-    """Check that Flower answers where it is now, and that nginx has no site for it where it was."""
+    """Check that Flower answers on its new host, and that nginx has no site for it on the old one."""
     here, there = old.fleet.one("flower"), new.fleet.one("flower")
     assert_stopped_before(old, "flower", here, there, clocks)
     port = new.fleet.expected[there]["flower_port"]

@@ -229,8 +229,8 @@ def _producer(broker: RedisAddress, results: RedisAddress) -> dict[str, Any]:
 
     A visitor waits, and gunicorn ends a process that is silent for 30 s. So a producer bridges a restart of Redis and
     then reports an error. Sending fails about 7 s after the broker has gone. Before sending, it subscribes to the
-    answer at the result store, where the policy's timeout is the limit. The retries are for reading a result. A new
-    primary takes longer than a restart.
+    answer at the result store, and waits for that as long as the policy's timeout says. The retries are for reading a
+    result. A new primary takes longer than a restart.
     """
     return {
         "task_publish_retry_policy": {

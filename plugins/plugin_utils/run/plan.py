@@ -15,6 +15,7 @@ from typing import Any
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
 
+from ..preflight.model.report import several
 from ..restart.order import FleetWorker
 from .parts import PARTS
 
@@ -234,8 +235,7 @@ def _bookkeeping(items: Sequence[PlanItem]) -> list[tuple[str, str, str, str]]:
     # The reason for a link also contains its old and new target.
     paths = (why.partition(": ")[0] for item in items for why in item.why)
     names = list(dict.fromkeys(PurePosixPath(path).name for path in paths))
-    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
-    return [(where, "bookkeeping", "write", f"{', '.join(names[:_NAMES])}{more}")]
+    return [(where, "bookkeeping", "write", several(names, _NAMES))]
 
 
 def _reasons(item: PlanItem) -> str:

@@ -14,6 +14,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manife
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count, shortened
 
 from ..preflight.hosts.reachability import left_out_remedy
+from ..preflight.model.report import several
 
 # A host's answers to `host_facts`, and to `remove_application: {do: look}`.
 Facts = Mapping[str, Any]
@@ -237,13 +238,13 @@ def _of_state(there: Mapping[str, Found]) -> list[str]:
         return []
     return [
         "",
-        f"  DELETED for good, with all that the application wrote there: {_several(places)}.",
+        f"  DELETED for good, with all that the application wrote there: {several(places, _MOST)}.",
         '  Copy what you need first, or keep it: -e \'{"fleet_remove_keep": ["state"]}\'',
     ]
 
 
 def _rows(one: Found) -> list[tuple[str, str]]:
-    rows = [("stop", _several(_short(one["units"])))] if one["units"] else []
+    rows = [("stop", several(_short(one["units"]), _MOST))] if one["units"] else []
     messages = one.get("messages") or {}
     if messages.get("state") == "counted":
         rows.append(("messages", _counted(messages)))
@@ -255,7 +256,7 @@ def _rows(one: Found) -> list[tuple[str, str]]:
         folders[folder] = folders.get(folder, 0) + 1
     if folders:
         words = [f"{folder} ({number})" for folder, number in folders.items()]
-        rows.append(("delete files", f"{len(one['files'])}: {_several(words)}"))
+        rows.append(("delete files", f"{len(one['files'])}: {several(words, _MOST)}"))
     rows += [("delete", f"{path} ({size_of(size)})") for path, size in one["trees"].items()]
     if one["users"]:
         rows.append(("delete", ", ".join(one["users"])))
@@ -275,11 +276,6 @@ def _rows(one: Found) -> list[tuple[str, str]]:
 
 def _short(names: Iterable[str]) -> list[str]:
     return [name.removesuffix(".service") for name in names]
-
-
-def _several(words: Sequence[str]) -> str:
-    more = f" and {len(words) - _MOST} more" if len(words) > _MOST else ""
-    return ", ".join(words[:_MOST]) + more
 
 
 def size_of(number: float) -> str:

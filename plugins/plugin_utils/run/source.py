@@ -20,6 +20,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.errors import Us
 
 from ..desired import requirements_file
 from ..preflight.model.paths import never_a_source
+from ..preflight.model.report import several
 from . import archives, lock_files, requirements
 
 # Files that no release needs, for sources without git.
@@ -93,9 +94,8 @@ def _refuse_pointers(directory: Path, names: Iterable[Path]) -> None:
             with open(path, "rb") as stream:
                 found += [str(name)] if stream.read(len(_POINTER)) == _POINTER else []
     if found:
-        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         raise SourceError(
-            f"celery_app_source: {', '.join(found[:5])}{more} are pointers of Git LFS, not the files. Install "
+            f"celery_app_source: {several(found, 5)} are pointers of Git LFS, not the files. Install "
             "git-lfs on the control node and type `git lfs install`; for a source by path, also `git lfs pull` in it. "
             "Then run again."
         )

@@ -8,6 +8,8 @@ from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitability import queue_of
 
+from ..preflight.model.report import several
+
 # Names of tasks in a remark; more are only counted.
 _SHOWN = 3
 # The task in Celery's instructions for Django, which most projects have and none sends.
@@ -35,13 +37,8 @@ def remarks(identity: str, note: str, demands: Mapping[str, Any]) -> list[str]:
     return [
         (
             f"release {identity}: no worker of the inventory consumes the queue {queue}, and these tasks go there if a "
-            f"call names no other queue: {_listed(tasks)}. Add it to a worker's queues, or send the tasks elsewhere: "
-            "by celery_app_task_routes or, if the code gives them this queue, in the code."
+            f"call names no other queue: {several(tasks, _SHOWN)}. Add it to a worker's queues, or send the tasks "
+            "elsewhere: by celery_app_task_routes or, if the code gives them this queue, in the code."
         )
         for queue, tasks in sorted(lost.items())
     ]
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -18,6 +18,7 @@ from typing import Any
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from packaging.utils import canonicalize_name
 
+from ..preflight.model.report import several
 from . import cache
 
 
@@ -65,10 +66,9 @@ def lacking(path: Path, pins: Iterable[str]) -> str:
         for pin in pins
         if "==".join(canonicalize_name(part) for part in pin.split("==")) not in there
     ]
-    more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
     return (
         f"celery_release_wheelhouse: {path.parent.parent} has no wheels of these requirements for {path.parent.name}"
-        + (f". It lacks {', '.join(missing[:5])}{more}" if missing else "")
+        + (f". It lacks {several(missing, 5)}" if missing else "")
         + ". Run the playbook celery_fleet.core.wheelhouse on a host of this platform that reaches the package index. "
         "Nothing was changed."
     )

@@ -20,7 +20,7 @@ def test_a_queue_that_no_worker_consumes_is_refused() -> None:
         "beat_schedule of release r1, in its code: entry e sends app.x to the queue r, which no worker of the "
         "inventory consumes (consumed are celery, q). Add it to a worker's queues, route the task elsewhere"
     )
-    # The note can't say where an exchange sends a task.
+    # The note can't tell which queues get what is sent to an exchange.
     assert refused(note({"e": entry(goes_to=None, fixed=True)})) == []
 
 

@@ -25,6 +25,7 @@ from ..model.inventory import (
     as_strings,
     as_text,
 )
+from ..model.report import several
 from ..model.sizes import redis_bytes
 from ..model.specs import ROLE_GROUPS
 
@@ -173,11 +174,10 @@ def _memory(facts: Mapping[str, object], asked: Mapping[str, object]) -> Iterato
     total = sum(parts.values())
     if total > memory:
         largest = sorted(parts.items(), key=lambda part: -part[1])
-        words = ", ".join(f"{name} {_size(size)}" for name, size in largest[:4])
-        more = f" and {len(largest) - 4} more" if len(largest) > 4 else ""
+        parts_shown = several([f"{name} {_size(size)}" for name, size in largest], 4)
         yield Problem(
             "memory",
-            f"of the host is {_size(memory)}, but its processes may use {_size(total)}: {words}{more}. Without free "
+            f"of the host is {_size(memory)}, but its processes may use {_size(total)}: {parts_shown}. Without free "
             "memory the kernel kills processes",
             "lower concurrency, max_memory_per_child, memory_max or Redis's maxmemory, move a worker to another host, "
             "or use a larger host",

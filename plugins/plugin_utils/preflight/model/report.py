@@ -55,9 +55,13 @@ def where(
         for group, members in groups.items():
             if wanted == set(members):
                 return f"all hosts of {group}"
-    shown = ", ".join(hosts[:_MOST_HOSTS])
-    more = len(hosts) - _MOST_HOSTS
-    return f"{shown} and {more} more" if more > 0 else shown
+    return several(hosts, _MOST_HOSTS)
+
+
+def several(names: Sequence[str], most: int) -> str:
+    """Return the first names of a list, and how many more there are: `a, b and 3 more`."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def block(
@@ -87,8 +91,7 @@ def line(problem: Problem, groups: Mapping[str, Sequence[str]], everyone: Collec
 
 
 def _places(problem: Problem) -> str:
-    more = len(problem.places) - _MOST_PLACES
-    return ", ".join(problem.places[:_MOST_PLACES]) + (f" and {more} more" if more > 0 else "")
+    return several(problem.places, _MOST_PLACES)
 
 
 def _head(problem: Problem, groups: Mapping[str, Sequence[str]], everyone: Collection[str]) -> str:
