@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ansible_collections.celery_fleet.core.plugins.module_utils import transport
+from ansible_collections.celery_fleet.core.plugins.module_utils import redact, transport
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.note import NOTE
 from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitability import refusals
@@ -37,7 +37,10 @@ class ActionModule(FleetAction):
         path = f"{args['root']}/releases/{identity}"
         found = self._low_level_execute_command(host_scripts.release_note(path))
         if found["stdout"].strip():
-            refused = refusals(identity, found["stdout"], demands) if demands else []
+            # The application's own code chose the names in the note.
+            refused = redact.printable(
+                refusals(identity, found["stdout"], demands) if demands else []
+            )
             if refused:
                 raise UserError("\n".join([*refused, "Running processes are not affected."]))
             result = {"release": identity, "path": path, **_kept(identity, found["stdout"])}
@@ -182,7 +185,7 @@ def _remarked(
 ) -> dict[str, Any]:
     """Return a result with warnings about the release's tasks; Ansible shows each of them once."""
     found = unconsumed.remarks(identity, note, demands) if demands and note.strip() else []
-    return {**result, "warnings": [*(result.get("warnings") or []), *found]}
+    return {**result, "warnings": [*(result.get("warnings") or []), *redact.printable(found)]}
 
 
 def _kept(identity: str, text: str) -> dict[str, Any]:

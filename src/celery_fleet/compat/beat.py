@@ -309,7 +309,11 @@ def queue_of(
         return None, True
     fixed = queue is not None
     if not fixed:
-        queue = app.amqp.router.route(given, task, args, kwargs, registered).get("queue")
+        route = app.amqp.router.route(given, task, args, kwargs, registered)
+        queue = route.get("queue")
+        # A route may only set other options, such as a priority.
+        if queue is None and route.get("exchange") is None:
+            queue = app.conf.task_default_queue
     return None if queue is None else str(getattr(queue, "name", queue)), fixed
 
 

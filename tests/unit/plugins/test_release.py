@@ -97,7 +97,9 @@ def test_the_next_host_gets_the_packages_of_the_first(kept: Path) -> None:
 def test_tasks_whose_queue_no_worker_consumes_are_named(there: bool) -> None:
     note = {
         "tasks": ["app.x"],
-        "application": {"goes_to": {"app.x": {"goes_to": "celery", "fixed": False}}},
+        "application": {
+            "goes_to": {"app.x\r\033[2K": {"goes_to": "celery", "fixed": False}},
+        },
     }
     host = Host("worker1")
     host.note, host.written = (json.dumps(note) if there else ""), json.dumps(note)
@@ -105,6 +107,9 @@ def test_tasks_whose_queue_no_worker_consumes_are_named(there: bool) -> None:
     assert bool(host.called) is not there
     (warning,) = found["warnings"]
     assert warning.startswith("release r1: no worker of the inventory consumes the queue celery")
+    # The application chose the name, which must not hide what the run has printed.
+    assert warning.isprintable()
+    assert "app.x" in warning
 
 
 def test_a_host_with_the_virtualenv_only_gets_the_code(kept: Path) -> None:

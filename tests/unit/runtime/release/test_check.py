@@ -513,12 +513,21 @@ def test_for_a_missing_library_the_debian_package_is_named(run: Run, source: Pat
     assert error.endswith("add the Debian package with this library to celery_runtime_packages")
 
 
-def test_a_route_that_names_just_an_exchange_tells_no_queue() -> None:
+@pytest.mark.parametrize(
+    ("route", "queue"),
+    [
+        ({"exchange": "e", "routing_key": "k"}, None),
+        ({"priority": 9}, "shop"),
+        ({"routing_key": "k"}, "shop"),
+    ],
+)
+def test_a_route_that_names_no_queue(route: dict[str, Any], queue: str | None) -> None:
     app = Celery("shop", set_as_current=False)
-    app.conf.task_routes = {"shop.x": {"exchange": "e", "routing_key": "k"}}
+    app.conf.task_routes = {"shop.x": route}
+    app.conf.task_default_queue = "shop"
 
-    @app.task(name="shop.x")
+    @app.task(name="shop.x", shared=False)
     def x() -> None:
         """Do nothing."""
 
-    assert described.queues(app, ["shop.x"]) == {"shop.x": {"goes_to": None, "fixed": False}}
+    assert described.queues(app, ["shop.x"]) == {"shop.x": {"goes_to": queue, "fixed": False}}
