@@ -261,8 +261,8 @@ def _host(facts: Mapping[str, object], hint: str, ping: str) -> Iterator[Problem
     for unit in as_strings(facts.get("active_units")):
         yield Problem(
             "redis",
-            "already runs on this host as Debian's own instance. It has the same system user as the fleet's, so its "
-            "clients could overwrite their data",
+            "already runs on this host as Debian's own instance. It has the same system user as the fleet's Redis, so "
+            "only the sandbox of its unit keeps its clients from the fleet's data",
             f"move its data and users elsewhere and run `systemctl disable --now {unit}`, or use another host",
             value=unit,
         )
