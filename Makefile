@@ -18,7 +18,7 @@ help: ## show this list
 setup: ## install what is missing: Debian packages, .venv, a Docker engine, the test hosts' image
 	@scripts/setup.sh
 
-lock: ## pin all requirements again: ours, Flower's and the examples'
+lock: ## pin the newest allowed versions of all requirements: ours, the hosts' and the examples'
 	@scripts/lock.sh
 
 lint: setup ## every static check

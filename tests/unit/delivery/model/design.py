@@ -19,7 +19,7 @@ class Design:
     """One switch for each rule that keeps a message; ``celery_fleet.delivery`` has all of them on."""
 
     #: List and ``unacked`` change in one step; otherwise a pop comes first, and a write in a second step.
-    atomic_take: bool = True
+    atomic_fetch: bool = True
     #: Each delivery has a tag with its owner; otherwise one tag stays with the message for ever.
     tag_per_delivery: bool = True
     #: Tasks continue through a lost connection; otherwise they are put back although they still run.
@@ -59,6 +59,6 @@ class Design:
 OURS = Design()
 #: kombu 5.7. At each worker, ``restore_visible`` sweeps messages that are older than the visibility timeout.
 STOCK = OURS.without(
-    *("atomic_take", "tag_per_delivery", "carry", "resend", "lease", "broker_clock"),
+    *("atomic_fetch", "tag_per_delivery", "carry", "resend", "lease", "broker_clock"),
     *("spares_own", "patient", "lock", "acknowledges_dead"),
 )

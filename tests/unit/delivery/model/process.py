@@ -139,7 +139,7 @@ class Process:
     def ask(self) -> None:
         """Send a fetch, or a pop."""
         tag = self.outstanding = self.tags.next() if self.design.tag_per_delivery else ""
-        if self.design.atomic_take:
+        if self.design.atomic_fetch:
             self.poll.commands.append(
                 Command(lambda: self.broker.take(self, tag, self.score()), self._took)
             )

@@ -70,7 +70,7 @@ def test_nothing_is_lost_or_doubled_beside_a_stock_worker_in_many_runs() -> None
 @pytest.mark.parametrize(
     ("kind", "left_out", "fault"),
     [
-        pytest.param("lost", "atomic_take", "kill", id="it pops, and writes in a second step"),
+        pytest.param("lost", "atomic_fetch", "kill", id="it pops, and writes in a second step"),
         pytest.param("doubled", "carry", "lose", id="it puts running tasks back"),
         pytest.param(
             "doubled",
