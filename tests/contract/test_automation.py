@@ -63,6 +63,14 @@ def test_a_pipeline_deploys_only_an_approved_plan(name: str) -> None:
     assert "fleet_confirm=false" in apply
 
 
+def test_on_github_no_check_of_a_pull_request_waits_in_the_group_of_deploys() -> None:
+    # GitHub cancels a run that waits in a group if another one comes.
+    group = loaded("github.yml")["concurrency"]["group"]
+    only_deploys, _, others = group.partition(" || ")
+    assert only_deploys == "${{ github.event_name == 'push' && 'fleet-production'"
+    assert "github.ref" in others
+
+
 def test_jobs_of_github_need_jobs_and_outputs_that_exist() -> None:
     jobs = loaded("github.yml")["jobs"]
     for job in jobs.values():
