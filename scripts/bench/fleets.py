@@ -110,11 +110,11 @@ def fleet(name: str, workers: int, queues: int) -> Iterator[Path]:
 
 @contextmanager
 def hosts_of(scenario: str, inventory: Path, hosts: Sequence[str]) -> Iterator[None]:
-    """Create bare hosts; they are removed when the block ends."""
+    """Create bare hosts; they are removed when the block ends, and if one of them can't be created."""
     script = [sys.executable, "-m", "scripts.hosts"]
     words = [f"--scenario={scenario}", f"--inventory={inventory / 'connection.yml'}"]
-    run([*script, "create", *words, *hosts])
     try:
+        run([*script, "create", *words, *hosts])
         yield
     finally:
         run([*script, "destroy", *words])

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytest
 
 from scripts.bench import __main__ as bench
@@ -70,6 +73,25 @@ def test_the_sides_take_turns() -> None:
 def test_failing_command_is_named_with_its_last_lines() -> None:
     with pytest.raises(runs.BenchError, match=r"`sh -c .*` failed:\nwhy"):
         runs.run(["sh", "-c", "echo why >&2; exit 3"])
+
+
+def test_hosts_are_removed_if_one_of_them_cannot_be_created(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+
+    def run(command: Sequence[str]) -> None:
+        steps.append(command[3])
+        if command[3] == "create":
+            raise runs.BenchError("worker5 is degraded")
+
+    monkeypatch.setattr(fleets, "run", run)
+    with (
+        pytest.raises(runs.BenchError, match="worker5"),
+        fleets.hosts_of("bench", tmp_path, ["worker5"]),
+    ):
+        pytest.fail("the hosts are not there")
+    assert steps == ["create", "destroy"]
 
 
 def test_inventory_has_a_worker_for_each_queue_on_each_host() -> None:
