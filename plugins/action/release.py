@@ -37,10 +37,7 @@ class ActionModule(FleetAction):
         path = f"{args['root']}/releases/{identity}"
         found = self._low_level_execute_command(host_scripts.release_note(path))
         if found["stdout"].strip():
-            # The application's own code chose the names in the note.
-            refused = redact.printable(
-                refusals(identity, found["stdout"], demands) if demands else []
-            )
+            refused = refusals(identity, found["stdout"], demands) if demands else []
             if refused:
                 raise UserError("\n".join([*refused, "Running processes are not affected."]))
             result = {"release": identity, "path": path, **_kept(identity, found["stdout"])}
@@ -185,6 +182,7 @@ def _remarked(
 ) -> dict[str, Any]:
     """Return a result with warnings about the release's tasks; Ansible shows each of them once."""
     found = unconsumed.remarks(identity, note, demands) if demands and note.strip() else []
+    # The application's own code chose the names in the note.
     return {**result, "warnings": [*(result.get("warnings") or []), *redact.printable(found)]}
 
 

@@ -39,7 +39,8 @@ class FleetAction(ActionBase):
             with rendering.compiled_once():
                 return {**result, **self.act(self._task.args, task_vars or {})}
         except UserError as error:
-            raise AnsibleActionFail(str(error)) from None
+            # It may quote what a host or an application has said.
+            raise AnsibleActionFail(redact.printable(str(error))) from None
         except host_scripts.RemoteError as error:
             raise AnsibleActionFail(
                 f"{self.unanswered}: {error}. Fix that there and run the same command again."

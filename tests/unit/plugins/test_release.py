@@ -16,6 +16,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.scripts import facts, virtualenvs
 
 from tests.unit.plugins.test_action_remedies import action
+from tests.unit.release import notes
 
 NEEDED = {"file": "requirements.txt", "digest": "d", "local": False, "pins": []}
 PLATFORM = "/usr/bin/python3.11 cpython-311-x86_64-linux-gnu linux-x86_64 ID=debian VERSION_ID=12"
@@ -110,6 +111,14 @@ def test_tasks_whose_queue_no_worker_consumes_are_named(there: bool) -> None:
     # The application chose the name, which must not hide what the run has printed.
     assert warning.isprintable()
     assert "app.x" in warning
+
+
+def test_a_refusal_does_not_print_control_characters_of_a_name() -> None:
+    host = Host("worker1")
+    host.note = notes.note({"e\r\033[2K": notes.entry(goes_to="r", queue="r", fixed=True)})
+    with pytest.raises(AnsibleActionFail, match="to the queue r, which no worker") as failed:
+        host.build("worker1", more={"demands": {"queues": ["q"]}})
+    assert not {"\r", "\033"} & set(str(failed.value))
 
 
 def test_a_host_with_the_virtualenv_only_gets_the_code(kept: Path) -> None:
