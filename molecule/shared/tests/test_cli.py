@@ -110,12 +110,10 @@ def test_exec_passes_status_input_signals_and_a_terminal_through(fleet: Fleet) -
     ):
         assert call(fleet, name, *argv).status == status, argv
     app = fleet.expected[name]["celery_app_name"]
-    interrupt = (
-        f"(until systemctl --quiet is-active '{app}-exec-*'; do sleep 0.1; done; kill -INT $$)"
-        ' & exec "$@"'
-    )
+    ready = "until pgrep --full '^sleep 61$'; do sleep 0.1; done"
+    interrupt = f'({ready}; kill -INT $$) >/dev/null & exec "$@"'
     before = f"timeout 60 sh -c {shlex.quote(interrupt)} sh"
-    assert call(fleet, name, "exec", "--", "sleep", "60", before=before).status == 130
+    assert call(fleet, name, "exec", "--", "sleep", "61", before=before).status == 130
     terminal = "script --quiet --return --command 'celery-fleet exec -- sh -c \"test -t 0 && tty\"' /dev/null"
     assert "/dev/pts/" in fleet.must(name, terminal)
     left = f"systemctl list-units --all --no-legend '{app}-exec-*'; ls /run/celery-fleet-exec"

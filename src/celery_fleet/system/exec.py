@@ -19,6 +19,16 @@ command's (128 plus the signal's number if a signal ended it), or
 
 from __future__ import annotations
 
+# Built into Python. The module `signal` loads others from files first, and Ctrl-C could come meanwhile.
+import _signal  # type: ignore[import-not-found]  # typeshed does not have it
+
+if __name__ == "__main__":
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        # During the imports Ctrl-C ends this process without a traceback. main() restores the handler.
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    # `celery-fleet exec` blocks it while Python itself starts.
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGINT,))
+
 import os
 import pwd
 import secrets
@@ -34,9 +44,6 @@ from types import FrameType
 from typing import IO
 
 if __name__ == "__main__":
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # During the imports Ctrl-C ends this process without a traceback. main() restores the handler.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Run as a file by `python3 -I`, which leaves its directory out of the path; the package is above it.
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -68,9 +75,10 @@ LINGER = 0.3
 
 # The shell stays as the command's parent, because only the parent learns how it ended. The signals are for the command;
 # the command does not inherit a trap, unlike an ignored signal. The shell prints nothing itself, such as "Terminated".
+# The empty line tells that a signal now reaches the command: one that comes before is lost.
 _SUPERVISOR = (
     "trap : HUP INT QUIT TERM; status=$1; linger=$2; shift 2; exec 3>&2 2>/dev/null; "
-    '(exec "$@" 2>&3 3>&-); code=$?; echo "$code" >"$status"; sleep "$linger"; exit "$code"'
+    '(echo >"$status"; exec "$@" 2>&3 3>&-); code=$?; echo "$code" >"$status"; sleep "$linger"; exit "$code"'
 )
 
 
@@ -104,7 +112,9 @@ def unit_command(
         properties.append(f"RuntimeMaxSec={request.timeout + GRACE:.3f}")
     inner = [
         *("/bin/sh", "-c", _SUPERVISOR, "sh", str(status), str(LINGER if terminal else 0)),
-        *("/usr/bin/env", *(f"{name}={value}" for name, value in environment(app).items())),
+        # launch.py lets it through again, as soon as it can end without a traceback.
+        *("/usr/bin/env", "--block-signal=INT"),
+        *(f"{name}={value}" for name, value in environment(app).items()),
         *("/usr/bin/python3", "-S", "-I", str(Path(launch.__file__).resolve())),
         *(
             "beat" if request.component == "schedule" else request.component,
@@ -151,25 +161,39 @@ def status_file(unit: str, user: str) -> Iterator[Path]:
 
 
 class Running:
-    """A running command."""
+    """A command that will start, or runs, in a unit."""
 
-    def __init__(self, process: subprocess.Popen[bytes], unit: str) -> None:
-        self.process = process
+    def __init__(self, unit: str, status: Path) -> None:
         self._unit = unit
+        self._status = status
+        self._process: subprocess.Popen[bytes] | None = None
+        self._early: list[int] = []
+
+    def started(self, process: subprocess.Popen[bytes]) -> None:
+        """Learn the process of systemd-run; forward the signals that came before it."""
+        self._process = process
+        for number in self._early:
+            self.forward(number)
 
     def forward(self, number: int, frame: FrameType | None = None) -> None:
-        """Forward a signal to the command, which may not have started yet."""
+        """Forward a signal to the command as soon as it can receive one."""
         del frame
-        for _ in range(20):
-            done = subprocess.run(
-                [SYSTEMCTL, "kill", f"--signal={number}", self._unit],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                check=False,
-            )
-            if done.returncode == 0 or self.process.poll() is not None:
+        if self._process is None:
+            self._early.append(number)
+            return
+        while not _ended(self._process):
+            if self._status.stat().st_size and self._kill(number):
                 return
             time.sleep(0.1)
+
+    def _kill(self, number: int) -> bool:
+        done = subprocess.run(
+            [SYSTEMCTL, "kill", f"--signal={number}", self._unit],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+        return done.returncode == 0
 
     def stop(self) -> None:
         """Stop the command with SIGTERM, then SIGKILL."""
@@ -182,6 +206,15 @@ class Running:
                 timeout=GRACE + 20,
                 check=False,
             )
+
+
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    # poll() does not tell while this thread is in wait(), which a signal has interrupted.
+    try:
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, process.pid, options) is not None
+    except ChildProcessError:
+        return True
 
 
 @contextmanager
@@ -226,6 +259,8 @@ def run(request: ExecRequest) -> int:
         command = unit_command(
             app, request, release=release, unit=unit, status=status, terminal=terminal
         )
+        running = Running(unit, status)
+        stack.enter_context(forwarding(running))
         try:
             process = subprocess.Popen(
                 command,
@@ -238,8 +273,7 @@ def run(request: ExecRequest) -> int:
             )
         except OSError as error:
             raise ExecError(f"{SYSTEMD_RUN} can't be run: {error.strerror}") from None
-        running = Running(process, unit)
-        stack.enter_context(forwarding(running))
+        running.started(process)
         try:
             ended = process.wait(request.timeout)
         except subprocess.TimeoutExpired:

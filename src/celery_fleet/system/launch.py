@@ -17,9 +17,12 @@ from __future__ import annotations
 # Built into Python. The module `signal` loads others from files first, and Ctrl-C could come meanwhile.
 import _signal  # type: ignore[import-not-found]  # typeshed does not have it
 
-if __name__ == "__main__" and _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
-    # Until the command has taken its place, Ctrl-C ends this process without a traceback.
-    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+if __name__ == "__main__":
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        # Until the command has taken its place, Ctrl-C ends this process without a traceback.
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    # exec.py has it blocked while Python itself starts.
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGINT,))
 
 import json
 import os

@@ -48,9 +48,10 @@ def start(place: Path, argv: list[str]) -> int:
             identity, _, path = value.partition(":")
             shutil.copy(path, credentials / identity)
             environ["CREDENTIALS_DIRECTORY"] = str(credentials)
-    process = subprocess.Popen(
-        [word.replace("$$", "$") for word in command], env=environ, start_new_session=True
-    )
+    words = [word.replace("$$", "$") for word in command]
+    if (place / "slow").exists():
+        words = [word.replace("shift 2;", "shift 2; sleep 1;") for word in words]
+    process = subprocess.Popen(words, env=environ, start_new_session=True)
     (place / "pid.new").write_text(str(process.pid))
     (place / "pid.new").rename(place / "pid")
     status = process.wait()

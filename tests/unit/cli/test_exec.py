@@ -216,12 +216,13 @@ def test_a_command_that_does_not_end_when_it_is_told_to(place: Place) -> None:
     assert time.monotonic() - began < 25
 
 
-def started(place: Place) -> None:
+def exists(path: Path) -> None:
+    """Wait for a file."""
     for _ in range(1500):
-        if (place.root / "ready").exists():
+        if path.exists():
             return
         time.sleep(0.02)
-    raise AssertionError("the command did not start")
+    raise AssertionError(path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -234,10 +235,41 @@ open({str(place.root / "ready")!r}, "w")
 time.sleep(20)
 """
     process = place.start("--", "python", "-c", script)
-    started(place)
+    exists(place.root / "ready")
     process.send_signal(number)
     process.communicate(timeout=15)
     assert process.returncode == 100 + number
+
+
+@pytest.mark.slow
+def test_a_signal_waits_until_the_command_can_receive_it(place: Place) -> None:
+    """The shell above the command ignores signals, and would run the command in spite of them."""
+    (place.fake / "slow").touch()
+    process = place.start("--", "sh", "-c", "sleep 5; exit 7")
+    exists(place.fake / "pid")
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 130
+
+
+def test_a_signal_before_the_unit_exists_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "told"
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text(f'#!/bin/sh\necho "$@" >>{told}\n')
+    systemctl.chmod(0o755)
+    monkeypatch.setattr(module, "SYSTEMCTL", str(systemctl))
+    status = tmp_path / "status"
+    status.write_text("\n")
+    running = module.Running("u.service", status)
+    running.forward(signal.SIGTERM)
+    assert not told.exists()
+    with subprocess.Popen(["sleep", "60"]) as process:
+        running.started(process)
+        process.kill()
+    running.forward(signal.SIGTERM)  # after its end
+    assert told.read_text() == "kill --signal=15 u.service\n"
 
 
 @pytest.mark.slow
@@ -246,7 +278,7 @@ def test_an_ignored_signal_is_not_passed_on(place: Place) -> None:
     place.ignored = (signal.SIGHUP,)
     script = f"touch {place.root}/ready; sleep 1; exit 7"
     process = place.start("--", "sh", "-c", script)
-    started(place)
+    exists(place.root / "ready")
     process.send_signal(signal.SIGHUP)
     process.communicate(timeout=15)
     assert process.returncode == 7

@@ -60,6 +60,23 @@ def test_ctrl_c_during_the_imports_shows_no_traceback(
     assert (done.returncode, done.stderr) == (9 if ignored else -signal.SIGINT, "")
 
 
+@pytest.mark.parametrize("program", ["system/exec.py", "system/launch.py"])
+def test_ctrl_c_while_python_itself_starts_is_kept(program: str) -> None:
+    def interrupted() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        signal.raise_signal(signal.SIGINT)
+
+    done = subprocess.run(
+        [sys.executable, "-S", "-I", str(host.SOURCE / "celery_fleet" / program)],
+        preexec_fn=interrupted,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
 def test_ctrl_c_reaches_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         signal.raise_signal(signal.SIGINT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import click
 
@@ -54,6 +55,8 @@ def exec_(
     if timeout is not None:
         own += ["--timeout", f"{timeout:.15g}"]
     line = [*ask.exec_command(context.application, component, *own), "--", *words]
+    # exec.py lets it through again, as soon as it can end without a traceback.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         os.execv(line[0], line)  # noqa: S606  # no shell is wanted
     except OSError as error:
