@@ -172,6 +172,7 @@ class Proxy:
         self.cut_at: bytes | None = None
         #: The first connection that carries these bytes ends when they have arrived, and before there is a reply.
         self.lose_reply_to: bytes | None = None
+        self._silent: socket.socket | None = None
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._server.getsockname()[1])
         self._sockets: list[socket.socket] = []
@@ -195,11 +196,14 @@ class Proxy:
                     self.cut_at = None
                     break
                 time.sleep(self.delay)
+                if source is self._silent:
+                    continue
                 if self.lose_reply_to is not None and self.lose_reply_to in data:
                     self.lose_reply_to = None
-                    source.shutdown(socket.SHUT_RDWR)
+                    self._silent = sink
                     sink.sendall(data)
                     time.sleep(0.5)
+                    source.shutdown(socket.SHUT_RDWR)
                     break
                 sink.sendall(data)
         except OSError:

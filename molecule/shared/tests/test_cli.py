@@ -110,7 +110,7 @@ def test_exec_passes_status_input_signals_and_a_terminal_through(fleet: Fleet) -
     ):
         assert call(fleet, name, *argv).status == status, argv
     app = fleet.expected[name]["celery_app_name"]
-    ready = "until pgrep --full '^sleep 61$'; do sleep 0.1; done"
+    ready = "until pgrep --full '^[^ ]*sleep 61$'; do sleep 0.1; done"
     interrupt = f'({ready}; kill -INT $$) >/dev/null & exec "$@"'
     before = f"timeout 60 sh -c {shlex.quote(interrupt)} sh"
     assert call(fleet, name, "exec", "--", "sleep", "61", before=before).status == 130
@@ -118,6 +118,12 @@ def test_exec_passes_status_input_signals_and_a_terminal_through(fleet: Fleet) -
     assert "/dev/pts/" in fleet.must(name, terminal)
     left = f"systemctl list-units --all --no-legend '{app}-exec-*'; ls /run/celery-fleet-exec"
     assert fleet.must(name, left).strip() == ""
+    closed = (
+        "script --quiet --command 'celery-fleet exec -- sleep 62' /dev/null </dev/null >/dev/null &"
+        " until pgrep --full '^[^ ]*sleep 62$'; do sleep 0.1; done; kill -KILL $!"
+    )
+    fleet.must(name, f"timeout 60 sh -c {shlex.quote(closed)}")
+    wait_for("the command ends with its terminal", 15, lambda: not fleet.must(name, left).strip())
 
 
 def test_celerys_own_commands_as_the_operator(fleet: Fleet, nothing_refused: None) -> None:

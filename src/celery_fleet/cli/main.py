@@ -118,8 +118,6 @@ for found in (
 
 def run() -> None:
     """Run the command line; a user's mistake never shows a traceback."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # In a locale without UTF-8 a character such as an arrow must not end a command that has changed something.
@@ -127,9 +125,10 @@ def run() -> None:
     try:
         # Python's own start is part of the time that the user waits.
         age = time.time() - current().started
-        cli.main(
-            prog_name="celery-fleet", obj=GlobalOptions(began=time.monotonic() - max(age, 0.0))
-        )
+        options = GlobalOptions(began=time.monotonic() - max(age, 0.0))
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        cli.main(prog_name="celery-fleet", obj=options)
     except BrokenPipeError:
         # Standard error is closed; click itself handles a closed standard output.
         sys.stderr.close()

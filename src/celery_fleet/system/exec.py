@@ -67,6 +67,8 @@ SYSTEMD_RUN = "/usr/bin/systemd-run"
 SYSTEMCTL = "/usr/bin/systemctl"
 #: Seconds between SIGTERM and SIGKILL for a command that must stop.
 GRACE = 10
+#: Seconds for which a signal waits for a command that does not start; then its unit is stopped.
+PATIENCE = 30
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 #: Seconds for which the unit outlives a command at a terminal. systemd-run ends with the unit, and on a busy machine it
@@ -181,8 +183,16 @@ class Running:
         if self._process is None:
             self._early.append(number)
             return
-        while not _ended(self._process):
-            if self._status.stat().st_size and self._kill(number):
+        until = time.monotonic() + PATIENCE
+        while True:
+            # A terminal that is closed ends systemd-run, but not the unit.
+            ended = _ended(self._process)
+            if (ended or self._status.stat().st_size) and self._kill(number):
+                return
+            if ended:
+                return
+            if time.monotonic() > until:
+                self.stop()
                 return
             time.sleep(0.1)
 
@@ -215,6 +225,13 @@ def _ended(process: subprocess.Popen[bytes]) -> bool:
         return os.waitid(os.P_PID, process.pid, options) is not None
     except ChildProcessError:
         return True
+
+
+def _leave_keys() -> None:
+    # At a terminal systemd-run is in this process's group. Until it reads the keys itself, Ctrl-C would end it and not
+    # the command; this process forwards it.
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
@@ -270,6 +287,7 @@ def run(request: ExecRequest) -> int:
                 env=_own_environment(os.environ),
                 # Without a terminal a Ctrl-C would end systemd-run and leave the command running.
                 process_group=None if terminal else 0,
+                preexec_fn=_leave_keys if terminal else None,
             )
         except OSError as error:
             raise ExecError(f"{SYSTEMD_RUN} can't be run: {error.strerror}") from None

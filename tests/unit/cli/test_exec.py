@@ -252,7 +252,7 @@ def test_a_signal_waits_until_the_command_can_receive_it(place: Place) -> None:
     assert process.returncode == 130
 
 
-def test_a_signal_before_the_unit_exists_is_kept(
+def test_a_signal_is_forwarded_although_systemd_run_does_not_run_yet_or_any_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = tmp_path / "told"
@@ -268,8 +268,9 @@ def test_a_signal_before_the_unit_exists_is_kept(
     with subprocess.Popen(["sleep", "60"]) as process:
         running.started(process)
         process.kill()
-    running.forward(signal.SIGTERM)  # after its end
-    assert told.read_text() == "kill --signal=15 u.service\n"
+    # Closing a terminal also ends systemd-run.
+    running.forward(signal.SIGHUP)
+    assert told.read_text() == "kill --signal=15 u.service\nkill --signal=1 u.service\n"
 
 
 @pytest.mark.slow

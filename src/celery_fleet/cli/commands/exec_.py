@@ -56,8 +56,10 @@ def exec_(
         own += ["--timeout", f"{timeout:.15g}"]
     line = [*ask.exec_command(context.application, component, *own), "--", *words]
     # exec.py lets it through again, as soon as it can end without a traceback.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         os.execv(line[0], line)  # noqa: S606  # no shell is wanted
     except OSError as error:
         raise CommandError(f"{line[0]} can't be run: {error.strerror}") from None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
