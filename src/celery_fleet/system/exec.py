@@ -77,7 +77,7 @@ LINGER = 0.3
 
 # The shell stays as the command's parent, because only the parent learns how it ended. The signals are for the command;
 # the command does not inherit a trap, unlike an ignored signal. The shell prints nothing itself, such as "Terminated".
-# The empty line tells that a signal now reaches the command: one that comes before is lost.
+# The empty line shows that signals now reach the command. The shell would ignore one that comes before.
 _SUPERVISOR = (
     "trap : HUP INT QUIT TERM; status=$1; linger=$2; shift 2; exec 3>&2 2>/dev/null; "
     '(echo >"$status"; exec "$@" 2>&3 3>&-); code=$?; echo "$code" >"$status"; sleep "$linger"; exit "$code"'
@@ -114,7 +114,7 @@ def unit_command(
         properties.append(f"RuntimeMaxSec={request.timeout + GRACE:.3f}")
     inner = [
         *("/bin/sh", "-c", _SUPERVISOR, "sh", str(status), str(LINGER if terminal else 0)),
-        # launch.py lets it through again, as soon as it can end without a traceback.
+        # While Python starts, Ctrl-C would show a traceback. launch.py unblocks it.
         *("/usr/bin/env", "--block-signal=INT"),
         *(f"{name}={value}" for name, value in environment(app).items()),
         *("/usr/bin/python3", "-S", "-I", str(Path(launch.__file__).resolve())),
@@ -184,38 +184,30 @@ class Running:
             self._early.append(number)
             return
         until = time.monotonic() + PATIENCE
-        while True:
+        while time.monotonic() < until:
             # A terminal that is closed ends systemd-run, but not the unit.
             ended = _ended(self._process)
-            if (ended or self._status.stat().st_size) and self._kill(number):
-                return
-            if ended:
-                return
-            if time.monotonic() > until:
-                self.stop()
+            ready = ended or self._status.stat().st_size
+            if (ready and self._systemctl("kill", f"--signal={number}")) or ended:
                 return
             time.sleep(0.1)
-
-    def _kill(self, number: int) -> bool:
-        done = subprocess.run(
-            [SYSTEMCTL, "kill", f"--signal={number}", self._unit],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-        )
-        return done.returncode == 0
+        self.stop()
 
     def stop(self) -> None:
         """Stop the command with SIGTERM, then SIGKILL."""
         # If systemd does not answer, it has the job all the same.
         with suppress(subprocess.TimeoutExpired):
-            subprocess.run(
-                [SYSTEMCTL, "stop", self._unit],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=GRACE + 20,
-                check=False,
-            )
+            self._systemctl("stop", timeout=GRACE + 20)
+
+    def _systemctl(self, *words: str, timeout: float | None = None) -> bool:
+        done = subprocess.run(
+            [SYSTEMCTL, *words, self._unit],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+        return done.returncode == 0
 
 
 def _ended(process: subprocess.Popen[bytes]) -> bool:

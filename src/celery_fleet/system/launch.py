@@ -21,7 +21,7 @@ if __name__ == "__main__":
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         # Until the command has taken its place, Ctrl-C ends this process without a traceback.
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-    # exec.py has it blocked while Python itself starts.
+    # exec.py blocks it while Python itself starts.
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGINT,))
 
 import json

@@ -55,7 +55,7 @@ def exec_(
     if timeout is not None:
         own += ["--timeout", f"{timeout:.15g}"]
     line = [*ask.exec_command(context.application, component, *own), "--", *words]
-    # exec.py lets it through again, as soon as it can end without a traceback.
+    # While Python starts, Ctrl-C would show a traceback. exec.py unblocks it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         os.execv(line[0], line)  # noqa: S606  # no shell is wanted
