@@ -90,6 +90,19 @@ def question(application: Application, name: str, **request: Any) -> Any:
     return answer["answer"]
 
 
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait until the block has ended. A program started in it begins likewise, and exec.py then unblocks it.
+
+    At a terminal that program gets Ctrl-C too.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def exec_command(application: Application, component: str, *words: str) -> list[str]:
     """Return the command line of :mod:`celery_fleet.system.exec` without the command itself."""
     script = application.runtime / "celery_fleet" / "system" / "exec.py"
@@ -117,19 +130,25 @@ def in_release(
 
     Raises:
         CommandError: It could not be run, or printed something else.
+        KeyboardInterrupt: Ctrl-C. The command has ended.
     """
     timeout = max(round(timeout, 1), 0.1)
     try:
-        done = subprocess.run(
-            [*exec_command(application, component, "--timeout", f"{timeout:.15g}"), "--", *command],
-            # Without a request pass empty input, so that the command does not wait for the operator's terminal.
-            input=json.dumps(request) if request is not None else "",
-            stdout=subprocess.PIPE,
-            stderr=None if errors else subprocess.PIPE,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        # exec.py forwards Ctrl-C. Interrupted, this process would kill exec.py, and the command would run on.
+        with interrupts_held():
+            done = subprocess.run(
+                [
+                    *exec_command(application, component, "--timeout", f"{timeout:.15g}"),
+                    *("--", *command),
+                ],
+                # Without a request pass empty input, so that the command does not wait for the operator's terminal.
+                input=json.dumps(request) if request is not None else "",
+                stdout=subprocess.PIPE,
+                stderr=None if errors else subprocess.PIPE,
+                text=True,
+                errors="replace",
+                check=False,
+            )
     except OSError as error:
         raise CommandError(f"/usr/bin/python3 can't be run: {error.strerror}") from None
     if done.returncode == TIMED_OUT:

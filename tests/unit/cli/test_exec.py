@@ -273,6 +273,44 @@ def test_a_signal_is_forwarded_although_systemd_run_does_not_run_yet_or_any_more
     assert told.read_text() == "kill --signal=15 u.service\nkill --signal=1 u.service\n"
 
 
+#: What `exec.py` does with Ctrl-C: it forwards it, and waits until the command has ended.
+FORWARDS = """
+import signal, sys, time
+def forward(*_):
+    time.sleep(1)
+    print("ended", file=sys.stderr, flush=True)
+    sys.exit(130)
+signal.signal(signal.SIGINT, forward)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+print("ready", file=sys.stderr, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_does_not_end_a_question_before_its_command() -> None:
+    script = textwrap.dedent(f"""
+        import sys
+        from celery_fleet.cli import ask
+        ask.exec_command = lambda *_: [sys.executable, "-c", {FORWARDS!r}]
+        try:
+            ask.in_release(None, "producer", ["true"], 60, errors=True)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+    """)
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(host.SOURCE)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "ready\n"
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.communicate(timeout=30)[1] == "ended\ninterrupted\n"
+
+
 @pytest.mark.slow
 def test_an_ignored_signal_is_not_passed_on(place: Place) -> None:
     """`nohup celery-fleet exec -- … &`, and then a logout."""

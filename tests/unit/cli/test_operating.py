@@ -185,6 +185,22 @@ def test_a_task_may_be_sent_to_an_exchange(
     assert done.stderr.startswith(f"{TASKS[1]} was sent to its exchange as {ID}\n"), done.stderr
 
 
+def test_ctrl_c_while_a_task_is_sent_does_not_promise_that_it_was_not(
+    released: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ask, "in_release", interrupted)
+    done = call("run", "system_health_check")
+    assert (done.exit_code, done.stderr) == (
+        1,
+        f"celery-fleet: interrupted; {TASKS[1]} may have been sent all the same\n",
+    )
+    done = call("run", "system_health_check", "--here")
+    assert (done.exit_code, done.stderr.strip()) == (1, "Aborted!")
+
+
 @pytest.mark.parametrize("argv", [("tasks",), ("run", "x"), ("monitor",), ("result", ID)])
 def test_a_release_that_only_root_may_see_does_not_count_as_missing(
     released: Path, call: Call, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 
 import click
 
@@ -55,11 +54,9 @@ def exec_(
     if timeout is not None:
         own += ["--timeout", f"{timeout:.15g}"]
     line = [*ask.exec_command(context.application, component, *own), "--", *words]
-    # While Python starts, Ctrl-C would show a traceback. exec.py unblocks it.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        os.execv(line[0], line)  # noqa: S606  # no shell is wanted
+        # While Python starts, Ctrl-C would show a traceback.
+        with ask.interrupts_held():
+            os.execv(line[0], line)  # noqa: S606  # no shell is wanted
     except OSError as error:
         raise CommandError(f"{line[0]} can't be run: {error.strerror}") from None
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -202,7 +202,13 @@ def answered(
         CommandError: It could not do that, or not in time.
     """
     program = ["python", "-m", "celery_fleet.ops.tasks"]
-    found = ask.in_release(context.application, component, program, seconds, request, errors)
+    try:
+        found = ask.in_release(context.application, component, program, seconds, request, errors)
+    except KeyboardInterrupt:
+        if request["do"] == "apply":
+            raise
+        what = request.get("task") or request["entry"]
+        raise CommandError(f"interrupted; {what} may have been sent all the same", BAD) from None
     if not found["ok"]:
         raise CommandError(found["error"], USAGE if found.get("usage") else UNKNOWN)
     answer: dict[str, Any] = found["answer"]
