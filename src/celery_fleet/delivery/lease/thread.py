@@ -43,9 +43,9 @@ SHORTEST_TIMEOUT = 1.0
 #: Seconds until the next attempt after an unexpected error.
 RETRY = 2.0
 
-#: Seconds without a sweep after the broker was away, or refused writes. It was so for the other workers as well, and
-#: their messages look abandoned until they renew them. They try every two seconds, and an attempt lasts at most twice
-#: the timeout.
+#: Seconds without a sweep after a new connection, and after the broker was away or refused writes. It may have been so
+#: for the other workers as well, and then their messages look abandoned until they renew them. They try every two
+#: seconds, and an attempt lasts at most twice the timeout.
 PATIENCE = 2 * TIMEOUT + RETRY
 
 #: kombu's visibility timeout, if the application sets none.
@@ -147,14 +147,16 @@ class LeaseThread(Periodic):
             ask = self._trouble is not None or not self._access.connected
             self.lease.renew(broker.run, broker.index, ask)
         now = self._clock()
+        if self._times != self._access.times:
+            self._times = self._access.times
+            self._suspicious_until = now + SUSPICIOUS
+            # The broker may have been away between two of our renewals, and longer for other workers.
+            self._be_patient()
         if now < self._sweep_at:
             return due
         self._sweep_at = now + self._every * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311  # no secret
         if not self._access.connected:
             return due
-        if self._times != self._access.times:
-            self._times = self._access.times
-            self._suspicious_until = now + SUSPICIOUS
         if self.sweep.round(broker, now < self._suspicious_until):
             self._sweep_at = now
         return True

@@ -156,6 +156,19 @@ def test_after_an_outage_the_others_may_renew_before_it_sweeps(case: Case) -> No
     assert looks[0] - back >= lease_thread.PATIENCE - lease_thread.RETRY
 
 
+def test_after_an_outage_between_two_renewals_the_others_may_renew_before_it_sweeps(
+    case: Case,
+) -> None:
+    """With a lease of 15 s, an outage of 13 s that this thread missed made running tasks look abandoned."""
+    case.pass_time(100)
+    case.calls.clear()
+    back = case.now
+    case.times = 2
+    case.pass_time(60)
+    looks = [when for when, script, _ in case.calls if script is sweep_scripts.LOOK]
+    assert lease_thread.PATIENCE <= looks[0] - back <= 2 * lease_thread.PATIENCE
+
+
 @pytest.mark.parametrize("connected", [True, False])
 def test_an_idle_worker_notices_that_redis_refuses_writes(case: Case, connected: bool) -> None:
     """Without a connection it does not sweep, and its first sweep afterwards must leave time to the others as well."""
@@ -190,6 +203,8 @@ def test_the_rest_of_a_limited_sweep_follows_at_once(
 ) -> None:
     rounds = iter([True, True, False])
     monkeypatch.setattr(case.thread.sweep, "round", lambda *_: next(rounds))
+    case.thread.step()
+    case.now += lease_thread.PATIENCE
     assert case.thread.step() == 0
     assert case.thread.step() == 0
     assert case.thread.step() > 1
