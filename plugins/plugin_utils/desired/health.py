@@ -152,7 +152,7 @@ def setup(
             kind: {"host": str(server["host"]), "port": int(server["port"])}
             for kind, server in instances(facts).items()
         },
-        "ca": facts["redis_ca"],
+        "ca": "" if _in_plain(facts) else facts["redis_ca"],
         "client": dict(facts["client"]),
         "beat": {
             "unit": f"{app}-beat.service",
@@ -167,6 +167,11 @@ def setup(
         "site_certificate": "" if site in certificates else site,
         **({"backup": facts["backup"]} if facts["backup"] else {}),
     }
+
+
+def _in_plain(facts: Facts) -> bool:
+    """Return whether the broker is a Redis of the application's own without TLS."""
+    return str(facts["broker"].get("url") or "").startswith("redis://")
 
 
 def _fleet_checkers(groups: Mapping[str, Sequence[str]]) -> set[str]:

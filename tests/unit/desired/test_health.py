@@ -87,6 +87,14 @@ def test_the_web_sites_own_certificate_is_checked_once() -> None:
     assert made("control1", site_certificate=own)["site_certificate"] == ""
 
 
+def test_redis_is_asked_as_its_url_says() -> None:
+    """A host with only Flower has no other login than this."""
+    address = {"host": "redis.example.com", "port": 6379}
+    for scheme, ca in (("rediss", "/etc/ca.crt"), ("redis", "")):
+        broker = {**address, "url": f"{scheme}://shop@redis.example.com:6379/0"}
+        assert made("web1", broker=broker, redis_ca="/etc/ca.crt")["ca"] == ca
+
+
 def test_without_beat_a_worker_host_checks_the_fleet() -> None:
     groups = {**GROUPS, "celery_beat": []}
     fleet = {host for host in GROUPS["fleet"] if made(host, groups=groups)["fleet"]}

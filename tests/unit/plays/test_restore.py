@@ -16,6 +16,14 @@ from tests.unit.plays.conftest import STAND_INS
 
 pytestmark = pytest.mark.slow
 
+#: The application's own Redis; so the host redis1 of the inventory runs Flower.
+OWN_REDIS = {
+    "fleet_groups": {"redis": "elsewhere", "flower": "redis"},
+    "celery_app_broker_url": "rediss://shop:c0ffee5a1ad@redis.example.com/0",
+    "celery_app_results_url": "rediss://shop:c0ffee5a1ad@redis.example.com/1",
+    "celery_app_lease_host": "control1",
+}
+
 
 @pytest.fixture
 def backup(tmp_path: Path) -> Path:
@@ -54,6 +62,23 @@ def run(
     )
     ordered = sorted(calls.iterdir(), key=lambda path: path.stat().st_mtime_ns)
     return done, [json.loads(path.read_text()) for path in ordered]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--limit=worker1",), "redis1 must take part in the restore"),
+        (("-e", json.dumps(OWN_REDIS)), "the group redis has no host"),
+    ],
+)
+def test_a_run_without_a_host_of_redis_is_refused(
+    tmp_path: Path, backup: Path, options: tuple[str, ...], reason: str
+) -> None:
+    """Ansible would skip the play, and end with status 0."""
+    done, calls = run(tmp_path, "-e", f"backup={backup}", *options)
+    assert done.returncode == 2, done.stdout
+    assert reason in " ".join(done.stdout.split())
+    assert "run_lease" not in {call["action"] for call in calls}
 
 
 def test_workers_pause_only_around_the_change(tmp_path: Path, backup: Path) -> None:
