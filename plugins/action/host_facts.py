@@ -58,7 +58,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import host_scripts, lease
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
-PROBE: Final = Path(__file__).resolve().parents[1] / "plugin_utils/scripts/facts.py"
 PATHS: Final = ("/opt", "/var")
 MARKS: Final = "/etc/celery-fleet/*/fleet.json"
 # Of OpenSSH's many lines about a host's key. The connection by a jump host says more after them.
@@ -219,7 +218,7 @@ class ActionModule(FleetAction):
         claims = self._claims(variables)
         interpreter = str(variables.get("ansible_python_interpreter") or "")
         command = host_scripts.command(
-            PROBE.read_text(encoding="utf-8"),
+            host_scripts.script("facts"),
             interpreter if interpreter.startswith("/") else "python3",
         )
         before = time.time()

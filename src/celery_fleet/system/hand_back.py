@@ -75,7 +75,6 @@ class BrokerServers:
     """The broker that has the messages."""
 
     servers: tuple[Server, ...]
-    databases: tuple[int, ...]
     tls: Mapping[str, Any] | None = field(default=None, repr=False)
     #: If the broker asks for a certificate: made while we are root, since only root may read the key.
     context: ssl.SSLContext | None = field(default=None, repr=False)
@@ -98,7 +97,6 @@ class BrokerServers:
             servers = tuple(
                 server_of(url, tls if isinstance(tls, Mapping) else None, options) for url in urls
             )
-            databases = tuple(server.database for server in servers)
             if not servers:
                 raise ValueError("no address")
         except OSError as error:
@@ -114,7 +112,7 @@ class BrokerServers:
             # If the files can't be read, the attempt to connect reports it.
             with suppress(OSError):
                 context = context_of(secured)
-        return cls(servers, databases, secured if over_tls else None, context)
+        return cls(servers, secured if over_tls else None, context)
 
     @contextmanager
     def connection(self, number: int) -> Iterator[MessageClient]:
@@ -128,8 +126,6 @@ class BrokerServers:
         if context is None and self.tls is not None:
             context = context_of(self.tls)
         with MessageClient(self.servers[number], ANSWER, context) as client:
-            if self.databases[number]:
-                client.ask("SELECT", str(self.databases[number]))
             yield client
 
 

@@ -162,18 +162,8 @@ def _web_password(model: Model) -> Iterator[Problem]:
 def _cache_password(model: Model) -> Iterator[Problem]:
     """Refuse a cache without a password."""
     for host in model.members("fleet"):
-        passwords = model.value(host, "redis_passwords")
-        if (
-            model.value(host, "celery_app_cache") is True
-            and passwords is not UNKNOWN
-            and "cache" not in as_mapping(passwords)
-        ):
-            yield Problem(
-                "redis_passwords.cache",
-                "is not set, but celery_app_cache is true",
-                _GENERATE,
-                hosts=(host,),
-            )
+        if model.value(host, "celery_app_cache") is True:
+            yield from _user_of_redis(model, host, "cache", "celery_app_cache is true")
 
 
 def _user_of_redis(model: Model, host: str, user: str, wanted: str) -> Iterator[Problem]:
