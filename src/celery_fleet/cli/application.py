@@ -101,6 +101,11 @@ class Application:
         return sorted({*ours, *self.external})
 
     @property
+    def command(self) -> str:
+        """Return how to type the command for this application, which is only named if the host has several."""
+        return f"celery-fleet --app {self.name}" if len(names()) > 1 else "celery-fleet"
+
+    @property
     def release(self) -> Path:
         """Return the directory of the current release, with all links resolved.
 
@@ -120,9 +125,11 @@ class Application:
                     for host in self.in_group(group)
                 }
             )
+            what = f"{link.readlink()} is missing" if link.is_symlink() else f"{link} is missing"
+            others = [host for host in where if host != self.host]
             raise CommandError(
-                f"{self.name} has no release on {self.host} ({link} is missing); run this on"
-                f" {', '.join(where) or 'a host of workers'}, or deploy with site.yml"
+                f"{self.name} has no release on {self.host} ({what}); run this on"
+                f" {', '.join(others) or 'a host of workers'}, or deploy with site.yml"
             ) from None
 
     def settings(self, component: str = "operator") -> dict[str, Any]:
@@ -178,7 +185,7 @@ def choose(given: str | None) -> Application:
         )
     if given is None and len(have) > 1:
         raise CommandError(
-            f"this host has several applications, {', '.join(have)}: add --app {have[0]}", USAGE
+            f"this host has several applications, {', '.join(have)}: add --app NAME", USAGE
         )
     name = given or have[0]
     if name not in have:

@@ -34,6 +34,10 @@ class _OverdueError(Exception):
     pass
 
 
+class LateError(CommandError):
+    """There was no answer in time."""
+
+
 @contextmanager
 def bounded(what: str, seconds: float = BOUND, said: float | None = None) -> Iterator[None]:
     """Limit the time of the block; inside another limit, the shorter one counts.
@@ -44,7 +48,7 @@ def bounded(what: str, seconds: float = BOUND, said: float | None = None) -> Ite
         said: The limit to report, if part of it has already passed.
 
     Raises:
-        CommandError: The block took longer.
+        LateError: The block took longer.
     """
     seconds = max(seconds, 0.001)
     began = time.monotonic()
@@ -62,13 +66,31 @@ def bounded(what: str, seconds: float = BOUND, said: float | None = None) -> Ite
     try:
         yield
     except _OverdueError:
-        raise CommandError(f"{what}: {late(said or seconds)}") from None
+        raise LateError(f"{what}: {late(said or seconds)}") from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         if outer:
             left = outer - (time.monotonic() - began)
             signal.setitimer(signal.ITIMER_REAL, max(left, 0.001))
+
+
+@contextmanager
+def in_doubt(change: str) -> Iterator[None]:
+    """If Ctrl-C or the time ends the block, say that what it changes may have been changed all the same.
+
+    Args:
+        change: What that means, such as `shop.add may have been sent all the same`.
+
+    Raises:
+        CommandError: One of them ended it.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise CommandError(f"interrupted; {change}") from None
+    except LateError as error:
+        raise CommandError(f"{error.message}; {change}") from None
 
 
 def question(application: Application, name: str, **request: Any) -> Any:
@@ -130,9 +152,11 @@ def in_release(
 
     Raises:
         CommandError: It could not be run, or printed something else.
-        KeyboardInterrupt: Ctrl-C. The command has ended.
+        LateError: It took too long.
+        KeyboardInterrupt: Ctrl-C ended it.
     """
     timeout = max(round(timeout, 1), 0.1)
+    done: subprocess.CompletedProcess[str] | None = None
     try:
         # exec.py forwards Ctrl-C. Interrupted, this process would kill exec.py, and the command would run on.
         with interrupts_held():
@@ -151,11 +175,15 @@ def in_release(
             )
     except OSError as error:
         raise CommandError(f"/usr/bin/python3 can't be run: {error.strerror}") from None
+    except KeyboardInterrupt:
+        # If it came too late to interrupt the command, the answer counts.
+        if done is None or done.returncode:
+            raise
     if done.returncode == TIMED_OUT:
         if errors:
             # The program has reported it already.
             raise click.exceptions.Exit(BAD)
-        raise CommandError(f"the application in its release: {late(timeout)}")
+        raise LateError(f"the application in its release: {late(timeout)}")
     try:
         return last_line(done, command[-1])
     except CheckError as error:

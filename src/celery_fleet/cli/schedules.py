@@ -82,7 +82,11 @@ def answer(context: Context, *words: str) -> Mapping[str, Any]:
         CommandError: It could not be run, or refuses.
     """
     line = ["python", "-m", "celery_fleet.beat.database.program", *words]
-    found = ask.in_release(context.application, "schedule", line, context.bound(IMPORT))
+    try:
+        found = ask.in_release(context.application, "schedule", line, context.bound(IMPORT))
+    except ask.LateError as error:
+        look = f"{context.application.command} health --now"
+        raise CommandError(f"{error.message}; the database may not answer: {look}") from None
     if not found["ok"]:
         if found.get("usage"):
             raise CommandError(str(found["error"]), USAGE)

@@ -1,8 +1,8 @@
 """Send or run an application's tasks in its release: ``python -m celery_fleet.ops.tasks`` with JSON on stdin.
 
-    {"do": "send", "task": "shop.add", "args": [1], "kwargs": {}, "queue": null, "consumed": ["mail"]}
+    {"do": "send", "id": "…", "task": "shop.add", "args": [1], "kwargs": {}, "queue": null, "consumed": ["mail"]}
     {"do": "apply", "task": "shop.add", "args": [1], "kwargs": {}}
-    {"do": "entry", "entry": "nightly", "consumed": ["mail"]}
+    {"do": "entry", "id": "…", "entry": "nightly", "consumed": ["mail"]}
 
 ``CELERY_APP`` names the application, which is loaded as by a producer that sends its tasks, with the settings of this
 process. ``entry`` sends the task of an entry of beat's schedule, with beat's settings. It and ``send`` refuse a queue
@@ -21,7 +21,7 @@ from typing import Any
 
 from celery_fleet.beat import described, due
 from celery_fleet.common.answering import serve
-from celery_fleet.common.errors import one_line
+from celery_fleet.common.errors import FleetError, one_line
 from celery_fleet.common.redact import redact
 
 #: Seconds after which broker and result store count as not answering.
@@ -44,7 +44,7 @@ def send(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     options = {"queue": request["queue"]} if request.get("queue") else {}
     queue, _ = beat.queue_of(app, task.name, options, args, kwargs)
     _require_consumed(task.name, queue, request, "add --queue, or --anyway")
-    sent = task.apply_async(args, kwargs, **options)
+    sent = task.apply_async(args, kwargs, task_id=request["id"], **options)
     # The application's task_ignore_result is the value of tasks that don't set their own.
     ignored = bool(task.ignore_result)
     return {"id": str(sent.id), "task": task.name, "queue": queue, "ignored": ignored}
@@ -82,6 +82,7 @@ def send_entry(app: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     entry = _entry(app, name)
     queue, _ = beat.queue_of(app, entry.task, entry.options or {}, entry.args, entry.kwargs)
     _require_consumed(name, queue, request, "add --anyway")
+    entry.options = {**(entry.options or {}), "task_id": request["id"]}
     sent = Scheduler(app, lazy=True).apply_async(entry, advance=False)
     return {"id": str(sent.id), "entry": name, "task": entry.task, "queue": queue}
 
@@ -102,6 +103,7 @@ def _entry(app: Any, name: str) -> Any:
 
     Raises:
         RequestError: There is none of this name.
+        FleetError: The schedule can't be in a database.
     """
     from celery_fleet.config.current import current_settings
     from celery_fleet.config.settings import DATABASE
@@ -111,7 +113,7 @@ def _entry(app: Any, name: str) -> Any:
 
         trouble = missing()
         if trouble:
-            raise RequestError(trouble)
+            raise FleetError(trouble)
         from django_celery_beat.models import PeriodicTask
         from django_celery_beat.schedulers import ModelEntry
 
@@ -189,6 +191,8 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
         return {"ok": True, "answer": DOINGS[request["do"]](app, request)}
     except RequestError as exc:
         return _error(str(exc), usage=True)
+    except FleetError as exc:
+        return _error(redact(one_line(exc)))
     except (Exception, SystemExit) as exc:  # noqa: BLE001  # any error is the answer
         return _error(redact(_named(exc)))
 

@@ -75,7 +75,7 @@ def test_one_of_several_applications_has_to_be_named(
     answers(monkeypatch, WELL)
     done = call("status")
     assert done.exit_code == 2
-    assert "this host has several applications, blog, shop: add --app blog" in done.stderr
+    assert "this host has several applications, blog, shop: add --app NAME" in done.stderr
     assert '"app": "blog"' in call("--app", "blog", "--format", "json", "status").stdout
     done = call("--app", "nosuch", "status")
     assert (done.exit_code, "has no such application; it has blog, shop" in done.stderr) == (

@@ -279,22 +279,30 @@ import signal, sys, time
 def forward(*_):
     time.sleep(1)
     print("ended", file=sys.stderr, flush=True)
-    sys.exit(130)
+    print({answer!r})
+    sys.exit({status})
 signal.signal(signal.SIGINT, forward)
-signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 print("ready", file=sys.stderr, flush=True)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 time.sleep(60)
 """
 
 
 @pytest.mark.slow
-def test_ctrl_c_does_not_end_a_question_before_its_command() -> None:
+@pytest.mark.parametrize(
+    ("answer", "status", "said"), [("", 130, "interrupted"), ('{"ok": true}', 0, "{'ok': True}")]
+)
+def test_ctrl_c_does_not_end_a_question_before_its_command(
+    answer: str, status: int, said: str
+) -> None:
+    """If the command has answered all the same, its answer counts."""
     script = textwrap.dedent(f"""
         import sys
         from celery_fleet.cli import ask
-        ask.exec_command = lambda *_: [sys.executable, "-c", {FORWARDS!r}]
+        forwards = {FORWARDS.format(answer=answer, status=status)!r}
+        ask.exec_command = lambda *_: [sys.executable, "-c", forwards]
         try:
-            ask.in_release(None, "producer", ["true"], 60, errors=True)
+            print(ask.in_release(None, "producer", ["true"], 60, errors=True), file=sys.stderr)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
     """)
@@ -308,7 +316,7 @@ def test_ctrl_c_does_not_end_a_question_before_its_command() -> None:
         assert process.stderr is not None
         assert process.stderr.readline() == "ready\n"
         os.killpg(process.pid, signal.SIGINT)
-        assert process.communicate(timeout=30)[1] == "ended\ninterrupted\n"
+        assert process.communicate(timeout=30)[1] == f"ended\n{said}\n"
 
 
 @pytest.mark.slow

@@ -185,20 +185,65 @@ def test_a_task_may_be_sent_to_an_exchange(
     assert done.stderr.startswith(f"{TASKS[1]} was sent to its exchange as {ID}\n"), done.stderr
 
 
-def test_ctrl_c_while_a_task_is_sent_does_not_promise_that_it_was_not(
+@pytest.mark.parametrize(
+    ("ended", "why"),
+    [
+        (KeyboardInterrupt, "interrupted"),
+        (ask.LateError("no answer within 10 s"), "no answer within 10 s"),
+    ],
+)
+def test_a_task_whose_sending_was_cut_short_can_be_looked_up(
+    released: Path,
+    call: Call,
+    monkeypatch: pytest.MonkeyPatch,
+    ended: type[BaseException] | Exception,
+    why: str,
+) -> None:
+    seen: list[Any] = []
+
+    def in_release(*asked: Any, **__: Any) -> Any:
+        seen.append(asked[4])
+        raise ended
+
+    monkeypatch.setattr(ask, "in_release", in_release)
+    done = call("run", "system_health_check")
+    identity = seen[0]["id"]
+    assert done.exit_code == 3
+    assert done.stderr == (
+        f"celery-fleet: {why}; {TASKS[1]} may have been sent all the same, as {identity}:"
+        f" celery-fleet task {identity}\n"
+    )
+
+
+def test_ctrl_c_ends_a_task_that_runs_here(
     released: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ask, "in_release", interrupted)
-    done = call("run", "system_health_check")
-    assert (done.exit_code, done.stderr) == (
-        1,
-        f"celery-fleet: interrupted; {TASKS[1]} may have been sent all the same\n",
-    )
     done = call("run", "system_health_check", "--here")
     assert (done.exit_code, done.stderr.strip()) == (1, "Aborted!")
+
+
+@pytest.mark.parametrize(
+    ("argv", "doubt"),
+    [
+        (("pause", "--queue", "mail"), "`celery-fleet status` shows what is paused"),
+        (("revoke", ID), "workers may have been told all the same"),
+        (("scale", "mail", "4"), "the number may have been changed all the same"),
+    ],
+)
+def test_ctrl_c_does_not_hide_that_a_change_may_have_been_made(
+    released: Path, call: Call, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...], doubt: str
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ask, "question", interrupted)
+    done = call(*argv)
+    assert done.exit_code == 3
+    assert done.stderr.startswith(f"celery-fleet: interrupted; {doubt}")
 
 
 @pytest.mark.parametrize("argv", [("tasks",), ("run", "x"), ("monitor",), ("result", ID)])
@@ -709,7 +754,7 @@ def test_a_tasks_own_setting_says_whether_it_leaves_a_result(
 ) -> None:
     app = Celery("shop", set_as_current=False, broker="memory://", task_ignore_result=everywhere)
     app.task(name="shop.add", ignore_result=own, shared=False)(nothing)
-    assert calling.send(app, {"task": "shop.add"})["ignored"] is ignored
+    assert calling.send(app, {"task": "shop.add", "id": ID})["ignored"] is ignored
 
 
 @pytest.mark.slow

@@ -73,6 +73,20 @@ def test_what_still_runs_is_named_without_it(call: Call, replies: list[dict[str,
     assert done.stderr == f"{REFUSED}celery-fleet: after 0.2 s 1 task still runs\n"
 
 
+def test_ctrl_c_ends_the_waiting_and_not_the_pause(
+    call: Call, replies: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    replies.append({"mail@worker1": {"paused": {"mail": 1}}})
+    monkeypatch.setattr(time, "sleep", interrupted)
+    done = call("pause", "--queue", "mail", "--wait", "600")
+    assert done.exit_code == 1
+    assert "Queue mail was already paused." in done.stdout
+    assert done.stderr == "celery-fleet: after 0.1 s 1 task still runs\n"
+
+
 def test_a_worker_that_can_pause_again_is_waited_for(
     call: Call, replies: list[dict[str, Any]]
 ) -> None:

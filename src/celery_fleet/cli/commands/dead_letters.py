@@ -236,9 +236,10 @@ def _changed(context: Context, do: str, found: Sequence[Mapping[str, Any]]) -> M
     if not found:
         return {"done": 0, "gone": 0, "left": 0, "refused": 0, "reasons": []}
     seen = {one["id"]: one["last_seen"] for one in found}
-    answer: Mapping[str, Any] = ask.question(
-        context.application, "dead_letters", do=do, choose={"ids": list(seen)}, last_seen=seen
-    )
+    with ask.in_doubt("`celery-fleet dead-letters` shows those that are left"):
+        answer: Mapping[str, Any] = ask.question(
+            context.application, "dead_letters", do=do, choose={"ids": list(seen)}, last_seen=seen
+        )
     return answer
 
 

@@ -12,7 +12,7 @@ import click
 
 from celery_fleet.cli.application import Application
 from celery_fleet.cli.commands.results import checked_id
-from celery_fleet.cli.errors import USAGE, CommandError, need_root
+from celery_fleet.cli.errors import BAD, USAGE, CommandError, need_root
 from celery_fleet.cli.options import Context, chosen_application, command
 from celery_fleet.cli.output import say
 
@@ -135,7 +135,7 @@ def line(
             )
         rotated = sorted(
             (path for file in files for path in glob.glob(f"{glob.escape(file)}*")),
-            key=os.path.getmtime,
+            key=_changed,
         )
         return [
             "zgrep",
@@ -166,6 +166,14 @@ def line(
     matches = [f"--unit={unit}" for unit in units]
     matches += [f"CELERY_TASK_ID={task}"] if task is not None else []
     return ["journalctl", *pager, *shown, *matches]
+
+
+def _changed(path: str) -> float:
+    """Return when a file was changed; 0 if a rotation has just moved it."""
+    try:
+        return os.path.getmtime(path)
+    except OSError:
+        return 0.0
 
 
 def require_readable(words: list[str]) -> None:
@@ -234,9 +242,14 @@ def logs(
     note = left_out(context.application, wanted(context.application, what))
     if note:
         click.echo(f"celery-fleet: {note}", err=True)
-    if words[0] == "journalctl" or not sys.stdout.isatty():
+    if words[0] == "journalctl" or (task is None and not sys.stdout.isatty()):
         os.execv(path, words)  # noqa: S606  # no shell is wanted
-    raise click.exceptions.Exit(printed([path, *words[1:]]))
+    show = printed if sys.stdout.isatty() else subprocess.call
+    status = show([path, *words[1:]])
+    if task is not None and status == 1:
+        host = context.application.host
+        raise CommandError(f"no log file of {host} has it; other hosts have their own", BAD)
+    raise click.exceptions.Exit(status)
 
 
 def printed(words: list[str]) -> int:
@@ -249,4 +262,5 @@ def printed(words: list[str]) -> int:
                 say(row.rstrip("\n"))
         except KeyboardInterrupt:
             program.terminate()
-    return program.returncode
+    status = program.returncode
+    return status if status >= 0 else 128 - status

@@ -99,16 +99,19 @@ def pause(
         for one in chosen
     ]
     nodes = affected(application, chosen)
-    deadline = time.monotonic() + wait
+    began = time.monotonic()
     told = _tell_refused(found)
-    while (rest := _rest(nodes, found)) and time.monotonic() < deadline:
-        time.sleep(min(INTERVAL, max(deadline - time.monotonic(), 0)))
-        with contextlib.suppress(CommandError):  # the broker may be away for a moment
-            found = {**_ask(context, "ask"), "changed": found["changed"]}
-            told |= _tell_refused(found, told)
+    try:
+        while (rest := _rest(nodes, found)) and (left := began + wait - time.monotonic()) > 0:
+            time.sleep(min(INTERVAL, left))
+            with contextlib.suppress(CommandError):  # the broker may be away for a moment
+                found = {**_ask(context, "ask"), "changed": found["changed"]}
+                told |= _tell_refused(found, told)
+    except KeyboardInterrupt:
+        wait = max(round(time.monotonic() - began, 1), 0.1)
     _tell(context, found, lines, nodes)
     if wait and rest:
-        raise CommandError(f"after {wait:g} s {', '.join(rest)}", BAD)
+        raise CommandError(f"after {wait:.15g} s {', '.join(rest)}", BAD)
     if _refused(found):
         raise click.exceptions.Exit(BAD)
 
@@ -209,7 +212,11 @@ def _chosen(
 
 def _ask(context: Context, do: str, **request: Any) -> Mapping[str, Any]:
     application = context.application
-    with ask.bounded(do, context.bound()):
+    doubt = "`celery-fleet status` shows what is paused"
+    with (
+        ask.in_doubt(doubt) if do != "ask" else contextlib.nullcontext(),
+        ask.bounded(do, context.bound()),
+    ):
         found: Mapping[str, Any] = ask.question(
             application, "pauses", do=do, expected=list(application.workers), **request
         )

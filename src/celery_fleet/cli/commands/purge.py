@@ -69,7 +69,8 @@ def purge(context: Context, queue: str, yes: bool) -> None:
 
 
 def _purge(application: Application, queue: str) -> int:
-    return int(ask.question(application, "purge", queue=queue)["purged"])
+    with ask.in_doubt(f"tasks of {queue} may have been deleted all the same"):
+        return int(ask.question(application, "purge", queue=queue)["purged"])
 
 
 def _tell(context: Context, queue: str, purged: int) -> None:

@@ -137,15 +137,16 @@ def revoke(
     if signal_ and not terminate:
         raise CommandError("--signal only works with --terminate", USAGE)
     application = context.application
-    found = ask.question(
-        application,
-        "revoke",
-        ids=[checked_id(task_id) for task_id in task_ids],
-        terminate=terminate,
-        signal=checked_signal(signal_ or "TERM"),
-        expected=list(application.workers),
-        wait=ANSWER,
-    )
+    with ask.in_doubt("workers may have been told all the same"):
+        found = ask.question(
+            application,
+            "revoke",
+            ids=[checked_id(task_id) for task_id in task_ids],
+            terminate=terminate,
+            signal=checked_signal(signal_ or "TERM"),
+            expected=list(application.workers),
+            wait=ANSWER,
+        )
     if context.json:
         output.as_json(found)
     else:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import uuid
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import update_wrapper
 from typing import Any, NoReturn
@@ -179,10 +181,10 @@ def run(
         return
     whole = timeout or (context.bound() if asynchronous else WAIT)
     request.update(do="send", queue=queue, consumed=allowed)
-    sending = max(whole, context.bound())
-    with context.within("run", sending):
+    limit = max(whole, context.bound())
+    with sending(context, request["task"], request), context.within("run", limit):
         # Stop before that limit, because only exec also stops the process.
-        sent = answered(context, "producer", request, max(context.left(sending) - ENDING, 1))
+        sent = answered(context, "producer", request, max(context.left(limit) - ENDING, 1))
     if asynchronous or sent["ignored"]:
         _only_sent(context, sent)
         return
@@ -202,17 +204,18 @@ def answered(
         CommandError: It could not do that, or not in time.
     """
     program = ["python", "-m", "celery_fleet.ops.tasks"]
-    try:
-        found = ask.in_release(context.application, component, program, seconds, request, errors)
-    except KeyboardInterrupt:
-        if request["do"] == "apply":
-            raise
-        what = request.get("task") or request["entry"]
-        raise CommandError(f"interrupted; {what} may have been sent all the same", BAD) from None
+    found = ask.in_release(context.application, component, program, seconds, request, errors)
     if not found["ok"]:
         raise CommandError(found["error"], USAGE if found.get("usage") else UNKNOWN)
     answer: dict[str, Any] = found["answer"]
     return answer
+
+
+def sending(context: Context, what: str, request: dict[str, Any]) -> AbstractContextManager[None]:
+    """Choose the id of the task that a request sends, so that an error in the block can name it."""
+    request["id"] = identity = str(uuid.uuid4())
+    look = f"{context.application.command} task {identity}"
+    return ask.in_doubt(f"{what} may have been sent all the same, as {identity}: {look}")
 
 
 def say_sent(sent: Mapping[str, Any], err: bool = False) -> None:
@@ -232,7 +235,7 @@ def _only_sent(context: Context, sent: Mapping[str, Any]) -> None:
 
 def _wait(context: Context, sent: Mapping[str, Any], whole: float) -> None:
     identity = sent["id"]
-    later = f"{sent['task']} continues: celery-fleet result {identity}"
+    later = f"{sent['task']} continues: {context.application.command} result {identity}"
     if not context.json:
         say_sent(sent, err=True)
     try:

@@ -60,7 +60,8 @@ def scale(
             USAGE,
         )
     nodes = _nodes(application, worker, hosts, known=not reset)
-    with ask.bounded("scale", context.bound()):
+    doubt = "the number may have been changed all the same: the same command again says so"
+    with ask.in_doubt(doubt), ask.bounded("scale", context.bound()):
         found: Mapping[str, Any] = ask.question(
             application,
             "pool_sizes",

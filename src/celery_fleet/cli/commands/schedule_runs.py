@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from celery_fleet.cli import journal, output
-from celery_fleet.cli.commands.run_ import answered, consumed, say_sent
+from celery_fleet.cli.commands.run_ import answered, consumed, say_sent, sending
 from celery_fleet.cli.errors import CommandError
 from celery_fleet.cli.options import Context, command, count_option
 from celery_fleet.cli.schedules import (
@@ -137,7 +137,8 @@ def run(context: Context, entry: str, anyway: bool) -> None:
     application = context.application
     component = "schedule" if in_database(application) else "beat"
     request = {"do": "entry", "entry": entry, "consumed": consumed(application, None, anyway)}
-    sent = answered(context, component, request, context.bound(IMPORT))
+    with sending(context, entry, request):
+        sent = answered(context, component, request, context.bound(IMPORT))
     if context.json:
         output.as_json(sent)
         return

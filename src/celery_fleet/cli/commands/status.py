@@ -90,7 +90,8 @@ def full_report(context: Context, detailed: bool = False) -> StatusReport:
     found.problems += [
         f"{unit.name} is {unit.active}" + (f" ({unit.status})" if unit.status else "")
         for unit in found.units
-        if not unit.ok
+        # A process that waits for its broker or database, or is stuck, still runs.
+        if not unit.ok or unit.status.startswith(("waiting for ", "stuck: "))
     ]
     found.due = next_due(application)
     try:
