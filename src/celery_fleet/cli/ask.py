@@ -114,9 +114,9 @@ def question(application: Application, name: str, **request: Any) -> Any:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait until the block has ended. A program started in it begins likewise, and exec.py then unblocks it.
+    """Hold Ctrl-C back until the block has ended. A program that the block starts also begins without it.
 
-    At a terminal that program gets Ctrl-C too.
+    At a terminal that program gets Ctrl-C too: exec.py lets it through as soon as it can forward it.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -158,7 +158,7 @@ def in_release(
     timeout = max(round(timeout, 1), 0.1)
     done: subprocess.CompletedProcess[str] | None = None
     try:
-        # exec.py forwards Ctrl-C. Interrupted, this process would kill exec.py, and the command would run on.
+        # exec.py forwards Ctrl-C. If this process were interrupted, it would kill exec.py, and the command would run on.
         with interrupts_held():
             done = subprocess.run(
                 [
