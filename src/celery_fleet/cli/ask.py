@@ -158,7 +158,7 @@ def in_release(
     timeout = max(round(timeout, 1), 0.1)
     done: subprocess.CompletedProcess[str] | None = None
     try:
-        # exec.py forwards Ctrl-C. If this process were interrupted, it would kill exec.py, and the command would run on.
+        # exec.py forwards Ctrl-C. An interrupted process would kill exec.py, and the command would run on.
         with interrupts_held():
             done = subprocess.run(
                 [
