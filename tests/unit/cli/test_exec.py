@@ -297,8 +297,10 @@ def test_ctrl_c_does_not_end_a_question_before_its_command(
 ) -> None:
     """If the command has answered all the same, its answer counts."""
     script = textwrap.dedent(f"""
-        import sys
+        import signal, sys
         from celery_fleet.cli import ask
+        # A shell that started the tests in the background had SIGINT ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         forwards = {FORWARDS.format(answer=answer, status=status)!r}
         ask.exec_command = lambda *_: [sys.executable, "-c", forwards]
         try:

@@ -374,14 +374,14 @@ def test_an_entry_of_the_database_is_sent_by_hand(project: Project, tmp_path: Pa
     }
 
     def run(name: str) -> dict[str, Any]:
-        request = json.dumps({"do": "entry", "entry": name, "consumed": ["mail"]})
+        request = json.dumps({"do": "entry", "id": "7-7", "entry": name, "consumed": ["mail"]})
         done = project.start("-m", "celery_fleet.ops.tasks", stdin=request, environment=environment)
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
     sent = run("nightly")
     assert sent["ok"], sent
-    assert sent["answer"]["queue"] == "mail"
+    assert (sent["answer"]["queue"], sent["answer"]["id"]) == ("mail", "7-7")
     (message,) = tmp_path.glob("*.mail.msg")
     assert sent["answer"]["id"] in message.read_text()
     assert "it has Sync All Suppliers, in the code, nightly" in run("nosuch")["error"]
