@@ -114,19 +114,16 @@ class BrokerServers:
                 context = context_of(secured)
         return cls(servers, secured if over_tls else None, context)
 
-    @contextmanager
-    def connection(self, number: int) -> Iterator[MessageClient]:
+    def connection(self, number: int) -> MessageClient:
         """Connect to one of the servers, to each in turn.
 
         Raises:
             OSError, ClientError: The server does not answer, or refuses us.
         """
-        number %= len(self.servers)
         context = self.context
         if context is None and self.tls is not None:
             context = context_of(self.tls)
-        with MessageClient(self.servers[number], ANSWER, context) as client:
-            yield client
+        return MessageClient(self.servers[number % len(self.servers)], ANSWER, context)
 
 
 def become(user: str) -> None:

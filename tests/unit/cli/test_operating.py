@@ -215,6 +215,18 @@ def test_a_task_whose_sending_was_cut_short_can_be_looked_up(
     )
 
 
+def test_one_of_several_applications_is_named_in_what_to_type_next(
+    released: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    host.install(released, "blog")
+    monkeypatch.setattr(ask, "in_release", interrupted)
+    done = call("--app", "shop", "run", "system_health_check")
+    assert ": celery-fleet --app shop task " in done.stderr
+
+
 def test_ctrl_c_ends_a_task_that_runs_here(
     released: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,19 @@ def call(place: Path, project: Project, monkeypatch: pytest.MonkeyPatch) -> Call
 
 
 @pytest.mark.slow
+def test_a_late_answer_points_to_the_database(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(*_: object) -> Any:
+        raise ask.LateError("no answer within 30 s")
+
+    monkeypatch.setattr(ask, "in_release", late)
+    done = call("schedule")
+    assert (done.exit_code, done.stderr) == (
+        3,
+        "celery-fleet: no answer within 30 s; the database may not answer: celery-fleet health --now\n",
+    )
+
+
+@pytest.mark.slow
 def test_the_life_of_a_schedule(call: Call, project: Project) -> None:
     done = call("schedule", "sync", "--dry-run")
     assert done.exit_code == 0

@@ -249,7 +249,7 @@ def logs(
     if task is not None and status == 1:
         host = context.application.host
         raise CommandError(f"no log file of {host} has it; other hosts have their own", BAD)
-    raise click.exceptions.Exit(status)
+    raise click.exceptions.Exit(status if status >= 0 else 128 - status)
 
 
 def printed(words: list[str]) -> int:
@@ -262,5 +262,4 @@ def printed(words: list[str]) -> int:
                 say(row.rstrip("\n"))
         except KeyboardInterrupt:
             program.terminate()
-    status = program.returncode
-    return status if status >= 0 else 128 - status
+    return program.returncode

@@ -93,7 +93,7 @@ def pause(
                 f"{_words(one)}: only processes outside of the fleet consume it, which don't know pauses",
                 USAGE,
             )
-    found = _ask(context, "pause", targets=chosen, by=operator(), why=why)
+    found = _change(context, "pause", targets=chosen, by=operator(), why=why)
     lines = [
         f"{_words(one)} {'is' if one in found['changed'] else 'was already'} paused."
         for one in chosen
@@ -145,7 +145,7 @@ def resume(
     chosen = _chosen(application, queues, workers, hosts, every, known=False)
     if not chosen:
         raise CommandError("what to resume? --queue, --worker, --host or --all", USAGE)
-    found = _ask(context, "resume", targets=chosen, by=operator(), why=why)
+    found = _change(context, "resume", targets=chosen, by=operator(), why=why)
     still = {one["target"] for one in found["pauses"]}
     lines = [
         f"a pause of {_words(one)} has ended, another one remains."
@@ -210,13 +210,14 @@ def _chosen(
     return list(dict.fromkeys(found))
 
 
+def _change(context: Context, do: str, **request: Any) -> Mapping[str, Any]:
+    with ask.in_doubt("`celery-fleet status` shows what is paused"):
+        return _ask(context, do, **request)
+
+
 def _ask(context: Context, do: str, **request: Any) -> Mapping[str, Any]:
     application = context.application
-    doubt = "`celery-fleet status` shows what is paused"
-    with (
-        ask.in_doubt(doubt) if do != "ask" else contextlib.nullcontext(),
-        ask.bounded(do, context.bound()),
-    ):
+    with ask.bounded(do, context.bound()):
         found: Mapping[str, Any] = ask.question(
             application, "pauses", do=do, expected=list(application.workers), **request
         )
