@@ -156,7 +156,8 @@ def test_a_pause_hands_back_and_a_resume_fetches_again(tmp_path: Path, pool: str
 
 @pytest.mark.parametrize("pool", ["threads", "gevent"])
 def test_a_lost_connection_makes_nothing_run_twice(tmp_path: Path, pool: str) -> None:
-    with shop(tmp_path, ATOMIC) as made:
+    """The reply to a fetch may be lost. Then only the lease brings its message back soon."""
+    with shop(tmp_path, {**ATOMIC, "lease": True}) as made:
         worker = made.worker(pool, SHOP_LATE="yes")
         sent = [made.send(seconds=1.0) for _ in range(12)]
         until(lambda: busy(made, pool) and len(made.unacked()) > SLOTS)
