@@ -5,7 +5,6 @@ If workers can't be paused, that is only a warning: they survive the restart of 
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
@@ -16,8 +15,6 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action impor
 VALID = 180
 # Seconds within which workers reconnect to a restarted Redis.
 FIND_BACK = 60
-# The probe's exit status on a host without a worker.
-NO_WORKER = 99
 
 
 class ActionModule(FleetAction):
@@ -41,18 +38,10 @@ class ActionModule(FleetAction):
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         args = self._task.args
+        command = host_scripts.deployed_probe(
+            str(args["configuration"]), str(args["root"]), str(args["user"])
+        )
         try:
-            done = self._low_level_execute_command(
-                host_scripts.with_identity(
-                    host_scripts.deployed_probe(
-                        str(args["configuration"]), str(args["root"]), str(args["user"])
-                    ),
-                    args["settings"],
-                ),
-                in_data=json.dumps(request, default=str).encode(),
-            )
-            if done["rc"] == NO_WORKER:
-                return {}
-            return host_scripts.finding(done, self.secrets)
+            return self.ask_probe(command, request)
         except (host_scripts.RemoteError, AnsibleConnectionFailure) as error:
             return {"errors": [str(error)]}

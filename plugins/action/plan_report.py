@@ -161,7 +161,7 @@ class ActionModule(FleetAction):
             args["instances"],
             findings,
             force=boolean(args["restart_all"]),
-            only=census.names(args["only"]),
+            only=desired_workers.restart_names(args["only"]),
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.utils.display import Display
+from ansible_collections.celery_fleet.core.plugins.module_utils import redact
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import lease
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
 
@@ -40,10 +41,13 @@ class ActionModule(FleetAction):
     def _call(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         looks = args["do"] in ("look", "messages", "finish")
         with lease.held(variables, check=looks or self._task.check_mode):
-            answer: dict[str, Any] = self._execute_module(
-                module_name="celery_fleet.core.remove_application",
-                module_args=args,
-                task_vars=variables,
+            # Without `execute`, which renders secrets: the inventory of a removal may lack them.
+            answer: dict[str, Any] = redact.printable(
+                self._execute_module(
+                    module_name="celery_fleet.core.remove_application",
+                    module_args=args,
+                    task_vars=variables,
+                )
             )
         return answer
 

@@ -8,7 +8,6 @@ Ansible.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.display import Display
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired.workers import restart_names
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.restart import (
     canary,
     canary_choice,
@@ -106,7 +106,7 @@ class ActionModule(FleetAction):
             args["instances"],
             findings,
             force=force,
-            only=census.names(args["only"]),
+            only=restart_names(args["only"]),
         )
         policy = order.Policy(int(args["min_capacity"]), int(args["batch"]), self._canary(found))
         self._state.open(found, policy, str(args["report"]))
@@ -126,7 +126,7 @@ class ActionModule(FleetAction):
             "turns": any(hosts.values()),
             "deferred": sorted(stay),
             # Whether no differing worker is left for a later run.
-            "whole": not stay and not census.names(args["only"]),
+            "whole": not stay and not restart_names(args["only"]),
             "hosts": {phase: sorted(names) for phase, names in hosts.items()},
         }
 
@@ -233,21 +233,15 @@ class ActionModule(FleetAction):
 
     def probe(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Run `celery_fleet.ops.probe` on the host."""
-        whole = {"settings": self._place["settings"], "nodes": {}, **request}
+        place = self._place
+        whole = {"settings": place["settings"], "nodes": {}, **request}
         try:
-            done = self._low_level_execute_command(
-                host_scripts.with_identity(
-                    host_scripts.probe(
-                        self._interpreter(), str(self._place["runtime"]), str(self._place["user"])
-                    ),
-                    self._place["settings"],
-                ),
-                in_data=json.dumps(whole, default=str).encode(),
+            command = host_scripts.probe(
+                self._interpreter(), str(place["runtime"]), str(place["user"])
             )
+            return self.ask_probe(command, whole)
         except AnsibleConnectionFailure as error:
             raise host_restarts.ConnectionLostError(str(error)) from None
-        try:
-            return host_scripts.finding(done, self.secrets)
         except host_scripts.RemoteError as error:
             return {"nodes": {}, "errors": [f"the probe can't be run: {error}"]}
 

@@ -5,7 +5,6 @@ The operator's settings are sent by standard input and never stored on a host.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils import routing
@@ -37,14 +36,8 @@ class ActionModule(FleetAction):
         here = variables["inventory_hostname"]
         worker = next(node["worker"] for node in nodes.values() if node["host"] == here)
         python = f"{args['pins']}/worker-{worker}/venv/bin/python"
-        done = self._low_level_execute_command(
-            host_scripts.with_identity(
-                host_scripts.probe(python, str(args["runtime"]), str(args["user"])),
-                args["settings"],
-            ),
-            in_data=json.dumps(request, default=str).encode(),
-        )
-        answer = host_scripts.finding(done, self.secrets)
+        command = host_scripts.probe(python, str(args["runtime"]), str(args["user"]))
+        answer = self.ask_probe(command, request)
         bad = [
             {**nodes[name], "node": name, "errors": node["errors"] or [str(node["state"])]}
             for name, node in answer["nodes"].items()

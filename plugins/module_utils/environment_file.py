@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+# systemd silently ignores any other name.
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 

@@ -80,7 +80,7 @@ options:
     default: ""
   demands:
     description:
-      - What the inventory wants of the release, a dictionary; see C(plugins/module_utils/release/note.py).
+      - What the inventory wants of the release, a dictionary; see C(plugins/module_utils/release/suitability.py).
       - The action plugin sends it to the host as compressed JSON in base64.
     type: raw
     default: ""

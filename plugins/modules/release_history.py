@@ -96,10 +96,10 @@ why:
   type: str
 choice:
   description: What the run deploys.
-  returned: with V(deploy) and V(back)
+  returned: with V(deploy), V(back) and V(refuse)
   type: dict
 record:
   description: The record to write.
-  returned: with V(deploy), V(back) and V(record)
+  returned: with V(deploy), V(back), V(refuse) and V(record)
   type: dict
 """

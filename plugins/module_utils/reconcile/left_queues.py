@@ -21,7 +21,7 @@ RIGHTS = "+scan +llen %R~*"
 _AT_ONCE = "10000"
 # What kombu appends to the name of a queue for the list of a lower priority, and the ACL's pattern for it.
 _PRIORITY = re.compile(r"\x06\x16\d+\Z")
-_PRIORITIES = "??[369]"
+PRIORITIES = "??[369]"
 
 
 def waiting(access: RedisAccess, known: Collection[str], talk: Talk) -> dict[str, int]:
@@ -68,11 +68,11 @@ def named(rules: Mapping[str, str], admin: str) -> set[str]:
         if name not in ("default", admin)
         for word in text.split()
     )
-    return {key.removesuffix(_PRIORITIES) for kind, _, key in words if kind in ("", "%R", "%W")}
+    return {key.removesuffix(PRIORITIES) for kind, _, key in words if kind in ("", "%R", "%W")}
 
 
 def keys_of(queues: Collection[str]) -> str:
     """Return the patterns of all lists of these queues, which may have any names, for an ACL rule."""
     # `?` stands for any character, also for one that a rule can't have or that is part of a pattern.
     names = [re.sub(r"[^\w.:@+=~/-]", "?", queue) for queue in sorted(queues)]
-    return " ".join(f"~{name} ~{name}{_PRIORITIES}" for name in names)
+    return " ".join(f"~{name} ~{name}{PRIORITIES}" for name in names)

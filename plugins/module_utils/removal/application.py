@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..names import firewall_table
-from ..reconcile import manifest, systemd
+from ..reconcile import fingerprint, manifest, systemd
 from ..reconcile.manifest import UNITS, Manifest
 from ..reconcile.report import ReconcileError
 from . import footprint
@@ -29,11 +29,7 @@ SETTLED = "removal.json"
 # A run makes it a member of `celery_app_proxy_group`.
 _NGINX_USER = "www-data"
 # Directories with a JSON file for each unit.
-_LISTS = (
-    "/var/lib/celery-fleet/inputs",
-    "/var/lib/celery-fleet/ends",
-    "/run/celery-fleet/fingerprints",
-)
+_LISTS = (fingerprint.LISTS, f"{fingerprint.STATE}/ends", fingerprint.RECORDS)
 
 
 class InstalledApplication:

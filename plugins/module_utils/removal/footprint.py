@@ -17,10 +17,10 @@ from typing import Any
 
 from ..names import slice_unit
 from ..reconcile import systemd
+from ..reconcile.fingerprint import STATE
 from ..reconcile.manifest import UNITS, Manifest
 from .host import RemovalHost
 
-STATE = "/var/lib/celery-fleet"
 REDIS_DATA = "/var/lib/celery-fleet-redis"
 # An application's own directory: absolute, with at least two parts, and without characters of glob patterns.
 _OWN_DIRECTORY = re.compile(r"(/[A-Za-z0-9_+:@-][A-Za-z0-9._+:@-]*){2,}")

@@ -29,7 +29,6 @@ from ..reconcile.redis_client import RedisError, Talk, talk
 from . import data_directory
 
 DATA = "/var/lib/celery-fleet-redis"
-CONFIG = "/etc/celery-fleet/redis"
 SNAPSHOT = "snapshot.rdb"
 _KEYS = re.compile(r"(\d+) keys read")
 _APPENDONLY = re.compile("^appendonly (yes|no)$", re.MULTILINE)
@@ -50,6 +49,7 @@ class RestoredInstance:
         flavor: `redis` or `valkey`, also the Unix user that owns its data.
         timeout: Seconds until it has to serve.
         access: A login that may ask for INFO.
+        config: Path of its redis.conf, as it was deployed.
     """
 
     name: str
@@ -59,6 +59,7 @@ class RestoredInstance:
     flavor: str
     timeout: float
     access: RedisAccess
+    config: str
 
     @property
     def unit(self) -> str:
@@ -72,7 +73,6 @@ class RestoreHost:
 
     Attributes:
         data: The directory with the data of all instances.
-        config: The directory with the deployed configurations of all instances.
         run: Runs a command.
         talk: Asks Redis.
         mounts: Real paths at which something is mounted.
@@ -80,7 +80,6 @@ class RestoreHost:
     """
 
     data: Path = Path(DATA)
-    config: Path = Path(CONFIG)
     run: systemd.Runner = systemd.run
     talk: Talk = talk
     sleep: Callable[[float], None] = time.sleep
@@ -276,7 +275,7 @@ class Restoration:
         Raises:
             UserError: It was.
         """
-        path = self._host.config / self._instance.name / "redis.conf"
+        path = Path(self._instance.config)
         deployed = _APPENDONLY.search(path.read_text()) if path.is_file() else None
         wanted = "yes" if self._instance.appendonly else "no"
         if deployed and deployed[1] != wanted:

@@ -111,7 +111,7 @@ _RESULT_KEYS = ("celery-task-meta-*", "celery-taskset-meta-*")
 
 def _lists(name: str) -> list[str]:
     r"""Return a queue's Redis keys: the list itself and those of its lower priorities (`\x06\x16` and a digit)."""
-    return [name, f"{name}??[369]"]
+    return [name, f"{name}{left_queues.PRIORITIES}"]
 
 
 def _broker_keys(component: str, names: Iterable[str]) -> list[str]:

@@ -24,12 +24,13 @@ URL: Final[tuple[Option, ...]] = (
     Option("query", "dict", "Parameters after the question mark, name to value. A list of values repeats the name."),
 )
 
-_UNIX = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+UNIX_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 
 # Of celery_app_directories.
 DIRECTORY: Final[tuple[Option, ...]] = (
-    Option("owner", "str", "Unix user that owns it; by default C(celery_app_user).", syntax=_UNIX, like="shop"),
-    Option("group", "str", "Its Unix group; by default that of C(celery_app_user).", syntax=_UNIX, like="shop-proxy"),
+    Option("owner", "str", "Unix user that owns it; by default C(celery_app_user).", syntax=UNIX_NAME, like="shop"),
+    Option("group", "str", "Its Unix group; by default that of C(celery_app_user).", syntax=UNIX_NAME,
+           like="shop-proxy"),
     Option("mode", "str", "Its permissions as four digits in quotes; by default C(0750).",
            syntax=re.compile("[0-7]{4}"), like='"2750"'),
 )

@@ -145,6 +145,7 @@ def restored(
                 "flavor": flavor,
                 "timeout": unit["timeout"],
                 "access": unit["redis"],
+                "config": next(path for path in unit["files"] if path.endswith("/redis.conf")),
             }
         )
     return found

@@ -286,3 +286,9 @@ def consumed(
     return sorted(
         {q for node in nodes(hostvars, hosts, instances).values() for q in node["queues"]}
     )
+
+
+def restart_names(only: object) -> list[str]:
+    """Return celery_restart_workers as a list; `-e` gives it as a comma-separated string."""
+    given = only.split(",") if isinstance(only, str) else only if isinstance(only, list) else ()
+    return [name for item in given if (name := str(item).strip())]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
-from ansible_collections.celery_fleet.core.plugins.module_utils import text
+from ansible_collections.celery_fleet.core.plugins.module_utils import routing, text
 
 #: A task is compared by its run time if it succeeded this often with either release.
 _COMPARED = 3
@@ -219,17 +219,15 @@ class Observation:
     def _lacking(self) -> str:
         """Return which tasks ran meanwhile that the new release does not have: their messages would wait in vain."""
         known = self._new[-1][1].tasks
-        ran = _difference(self._old[-1], self._old[0]) if self._old else {}
+        if known is None or not self._old:
+            return ""
         lacking = [
             name
-            for name, one in ran.items()
-            # The release's note leaves out Celery's own tasks. Of very many tasks, a worker counts some together.
-            if one.succeeded + one.failed
-            and not name.startswith("celery.")
-            and name != _OTHERS
-            and name not in (known or ran)
+            for name, one in _difference(self._old[-1], self._old[0]).items()
+            # Of very many tasks, a worker counts some together.
+            if one.succeeded + one.failed and name != _OTHERS and routing.lacks(known, name)
         ]
-        if known is None or not lacking:
+        if not lacking:
             return ""
         return (
             f"the release has no task {', '.join(sorted(lacking))}, which ran beside it. Keep it for one more release "

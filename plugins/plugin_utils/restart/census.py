@@ -24,12 +24,6 @@ _NEEDS: Mapping[str, Need] = {
 }
 
 
-def names(only: Any) -> list[str]:
-    """Return celery_restart_workers as a list; `-e` gives it as a comma-separated string."""
-    parts = only.split(",") if isinstance(only, str) else only or ()
-    return [str(name).strip() for name in parts if str(name).strip()]
-
-
 def active_units(variables: Mapping[str, Any]) -> list[str]:
     """Return a host's active units, from its plan or, without a plan, from a separate query."""
     planned = (variables.get("__fleet_plan") or {}).get("states") or {}

@@ -258,7 +258,7 @@ class WorkerRestart:
             yield from self._stand_down()
             raise
         self.line = "a second instance serves"
-        observed = {name: self.figures[name] for name in ("canary",) if name in self.figures}
+        observed = {"canary": self.figures["canary"]} if self._limits else {}
         self.figures = {"stand_in_gate": self.figures["gate"], **observed}
         return seen
 
@@ -352,7 +352,7 @@ class WorkerRestart:
         return {
             "node": f"{name}@{self.worker.host}",
             "other_node": f"{other}@{self.worker.host}",
-            "unit": self.worker.unit.replace(f"@{self.worker.name}.", f"@{name}."),
+            "unit": self._unit(name),
             "other_unit": self._unit(other),
             "environment": f"{paths.directory}/worker-{name}.env",
             "other_environment": f"{paths.directory}/worker-{other}.env",

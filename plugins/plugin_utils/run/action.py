@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -81,6 +82,22 @@ class FleetAction(ActionBase):
         command, stdin = host_scripts.call(script, request)
         done = self._low_level_execute_command(command, in_data=stdin)
         return dict(host_scripts.answer(done, secrets))
+
+    def ask_probe(self, command: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Run `celery_fleet.ops.probe` on the host and return its answer.
+
+        Args:
+            command: From `host_scripts.probe` or `host_scripts.deployed_probe`.
+            request: Its input, with the operator's `settings`.
+
+        Raises:
+            RemoteError: The probe gave no answer.
+        """
+        done = self._low_level_execute_command(
+            host_scripts.with_identity(command, request["settings"]),
+            in_data=json.dumps(request, default=str).encode(),
+        )
+        return host_scripts.finding(done, self.secrets)
 
     def execute(
         self, module: str, args: Mapping[str, Any], variables: Mapping[str, Any]

@@ -119,7 +119,7 @@ def probe(python: str, runtime: str, user: str) -> str:
 def deployed_probe(configuration: str, root: str, user: str) -> str:
     """Return the shell command that runs the probe with the release and runtime of any deployed worker.
 
-    So it works before a run has installed its own runtime. It exits with status 99 if no worker is deployed yet.
+    So it works before a run has installed its own runtime. Its answer is empty if no worker is deployed yet.
 
     Args:
         configuration: Directory of the application's configuration.
@@ -134,7 +134,7 @@ def deployed_probe(configuration: str, root: str, user: str) -> str:
         '[ -f "$runtime/celery_fleet/ops/probe.py" ] || module=celery_fleet.probe; cd / && '
         'exec setpriv --reuid="$3" --regid="$3" --clear-groups -- '
         f'env -i {shlex.join(_OWN)} PYTHONPATH="$runtime" "$python" -m "$module"; '
-        "done; exit 99"
+        "done; echo '{}'"
     )
     return shlex.join(["/bin/sh", "-c", script, "sh", configuration, root, user])
 
@@ -190,4 +190,6 @@ def finding(result: dict[str, Any], secrets: Iterable[str] = ()) -> dict[str, An
     Raises:
         RemoteError: Its output is not JSON.
     """
-    return dict(answer({**result, "rc": 0}, secrets))
+    printed = str(result.get("stdout", "")).strip()
+    # Without any output, its exit status is all that there is to say.
+    return dict(answer({**result, "rc": 0} if printed else result, secrets))

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
-from ansible_collections.celery_fleet.core.plugins.module_utils.text import count
+from ansible_collections.celery_fleet.core.plugins.module_utils.text import count, shortened
 
 from ..preflight.model.report import several
 from ..restart.order import FleetWorker
@@ -188,7 +188,7 @@ def beyond(approved: Any, fresh: Mapping[str, Any]) -> list[str]:
     A current plan without changes never differs, because it would do nothing that was not approved.
 
     Args:
-        approved: The approved plan, as JSON text.
+        approved: The approved plan, as it was read from its JSON.
         fresh: The current plan, as `Plan.as_dict` returns it.
 
     Raises:
@@ -242,8 +242,7 @@ def _reasons(item: PlanItem) -> str:
     # The first deploy to a host writes dozens of files, so their number is enough.
     if item.action in ("write", "remove") and not item.subject and len(item.why) > 3:
         return f"{item.why[0]} and {len(item.why) - 1} more"
-    text = "; ".join(item.why)
-    return text if len(text) <= _WHY_LENGTH else text[: _WHY_LENGTH - 1] + "…"
+    return shortened("; ".join(item.why), _WHY_LENGTH)
 
 
 def in_order(items: Iterable[PlanItem], hosts: Sequence[str]) -> list[PlanItem]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.errors import UserError
@@ -41,10 +41,10 @@ class ReleaseCommand:
 
     name: str
     argv: tuple[str, ...]
-    when: str = _DEFAULTS["when"]
-    hosts: str = _DEFAULTS["hosts"]
-    timeout: float = _DEFAULTS["timeout"]
-    umask: str = _DEFAULTS["umask"]
+    when: str
+    hosts: str
+    timeout: float
+    umask: str
 
     @property
     def often(self) -> str:
@@ -116,17 +116,8 @@ def due(
         # If a killed run started it, only that host knows how it ended.
         chosen = mark["host"] if mark.get("host") in hosts else hosts[0]
         if here == chosen or (command.hosts == "all" and here in hosts):
-            found.append(
-                {
-                    "name": command.name,
-                    "argv": list(command.argv),
-                    "when": command.when,
-                    "hosts": command.hosts,
-                    "timeout": command.timeout,
-                    "umask": command.umask,
-                    "text": f"{command.name} ({command.often})",
-                }
-            )
+            text = f"{command.name} ({command.often})"
+            found.append({**asdict(command), "argv": list(command.argv), "text": text})
     return found
 
 

@@ -6,13 +6,13 @@ Pure functions of the hosts' answers; `removal_report` calls them.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.manifest import KEEP
 from ansible_collections.celery_fleet.core.plugins.module_utils.text import count, shortened
 
+from ..preflight.checks.names import APPLICATION
 from ..preflight.hosts.reachability import left_out_remedy
 from ..preflight.model.report import several
 
@@ -20,8 +20,6 @@ from ..preflight.model.report import several
 Facts = Mapping[str, Any]
 Found = Mapping[str, Any]
 
-# Names that are safe in paths; the same pattern as in preflight.
-_APPLICATION = re.compile(r"[a-z][a-z0-9_-]{0,24}")
 # Longer lists are shortened in the text but not in the JSON.
 _MOST = 12
 
@@ -56,7 +54,7 @@ def refusals(
         keep: `fleet_remove_keep`.
         without: `fleet_remove_ignore_unreachable`: whether to go on without hosts that can't be reached.
     """
-    if not isinstance(app, str) or not _APPLICATION.fullmatch(app):
+    if not isinstance(app, str) or not APPLICATION.fullmatch(app):
         name = f"celery_app_name: {app!r} is not a valid name of an application"
         return [f"{name}. Name the inventory that the application was deployed from"]
     words = _of_keep(keep)

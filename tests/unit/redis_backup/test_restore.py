@@ -132,6 +132,7 @@ class NewHost:
             "appendonly": self.kind == "broker",
             "flavor": "redis",
             "timeout": 20.0,
+            "config": str(self.data / f"config/shop-{self.kind}/redis.conf"),
             "access": {
                 "host": "127.0.0.1",
                 "port": str(self.server.port),
@@ -143,7 +144,6 @@ class NewHost:
         }
         host = RestoreHost(
             data=self.data,
-            config=self.data / "config",
             run=self.run,
             talk=self.talk,
             sleep=lambda _: None,
@@ -503,13 +503,19 @@ def test_a_whole_backup_is_read(backed_up: Any) -> None:
         for kind in (*KINDS, "cache")
     ]
     units = [
-        {"name": f"redis@shop-{kind}.service", "timeout": 300, "redis": {"port": number}}
+        {
+            "name": f"redis@shop-{kind}.service",
+            "timeout": 300,
+            "redis": {"port": number},
+            "files": ["/c/users.acl", f"/c/{kind}/redis.conf"],
+        }
         for number, kind in enumerate((*KINDS, "cache"))
     ]
     made = restored(found, instances, units, "redis")
-    assert [(one["name"], one["appendonly"], one["access"]) for one in made] == [
-        ("shop-broker", True, {"port": 0}),
-        ("shop-results", False, {"port": 1}),
+    wanted = ("name", "appendonly", "access", "config")
+    assert [tuple(one[key] for key in wanted) for one in made] == [
+        ("shop-broker", True, {"port": 0}, "/c/broker/redis.conf"),
+        ("shop-results", False, {"port": 1}, "/c/results/redis.conf"),
     ]
     with pytest.raises(ValueError, match="the backup has cache, but the fleet only broker"):
         restored([{"kind": "cache", "sha256": "", "size": 0}], instances, units, "redis")

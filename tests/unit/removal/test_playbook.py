@@ -125,10 +125,13 @@ def test_without_the_name_nothing_is_changed(ground: Ground, answer: str) -> Non
 
 def test_a_dry_run_only_reads_and_asks_nothing(ground: Ground) -> None:
     path = ground.directory / "plan.json"
+    # A file's name could hide lines of the plan on a terminal.
+    ground.found["redis1"]["stay"] = {"/srv/up/\x1b[2K": "it is not ours"}
     run = ground.run("--check", "-e", f"fleet_plan_json={path}", answer="")
     assert run.status == 0, run.text
     assert sorted(run.told) == ["redis1 look", "worker1 look"]
     assert json.loads(path.read_text())["hosts"]["redis1"]["present"] is True
+    assert "/srv/up/\N{REPLACEMENT CHARACTER}[2K" in run.text
 
 
 @pytest.mark.long

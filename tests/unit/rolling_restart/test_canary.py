@@ -218,6 +218,14 @@ def test_a_release_without_a_task_that_runs_is_refused_at_once() -> None:
     assert "has no task" not in one.verdict().refusals[0]
 
 
+def test_a_release_without_any_task_is_refused_for_it() -> None:
+    one = Observation(LIMITS, seen(pays(1000)))
+    for number in (0, 1):
+        one.add(10 * number, Figures({}, 1, 1, frozenset()), seen({"pay": Count(number)}))
+    assert one.failing()
+    assert one.verdict().refusals[0].startswith("the release has no task pay, ")
+
+
 @pytest.mark.parametrize("name", ["celery.chunks", task_counts.OTHER])
 def test_no_release_lacks_celery_s_own_tasks_and_those_that_are_counted_together(name: str) -> None:
     """Its note leaves them out."""

@@ -77,7 +77,7 @@ def test_workers_are_asked_with_the_runtime_that_they_run_with(
         check=False,
     )
     if expected is None:
-        assert (done.returncode, done.stdout) == (99, "")
+        assert (done.returncode, done.stdout) == (0, "{}\n")
     else:
         assert (done.returncode, done.stdout) == (0, f"{runtime} {expected}\n")
 
@@ -196,6 +196,13 @@ def test_no_answer_is_an_error_with_the_last_words(result: dict[str, Any], words
     with pytest.raises(host_scripts.RemoteError) as caught:
         host_scripts.answer(result)
     assert str(caught.value) == words
+
+
+def test_a_probe_that_ends_without_output_is_named_by_its_exit_status() -> None:
+    """As when the kernel kills it for memory."""
+    with pytest.raises(host_scripts.RemoteError, match="exit status 137"):
+        host_scripts.finding({"rc": 137, "stdout": ""})
+    assert host_scripts.finding({"rc": 1, "stdout": '{"errors": ["x"]}'}) == {"errors": ["x"]}
 
 
 # --- serving -----------------------------------------------------------------------------------------

@@ -8,6 +8,10 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
+from ansible_collections.celery_fleet.core.plugins.module_utils.environment_file import (
+    VARIABLE_NAME,
+)
+
 from ...desired.option import as_number
 from ..model.inventory import Model, Problem, Severity, as_mapping, as_text, dotted, each_process
 from ..model.report import with_hosts
@@ -16,7 +20,7 @@ from .values import kind_of, safe_key
 
 URLS: Final = "celery_app_env_urls"
 _OTHERS: Final = ("celery_app_env", "celery_app_secret_env")
-# Variables that the fleet itself sets or removes in every process (`desired/workers.py:process_environment`,
+# Variables that the fleet itself sets or removes in every process (`desired/environment.py:process_environment`,
 # `celery_fleet.system.launch`), each with its replacement.
 _SETTINGS: Final = "Celery gets the addresses of the fleet's Redis in its settings"
 _OVERRULED: Final = {
@@ -30,8 +34,6 @@ _OVERRULED: Final = {
     "CELERY_RESULT_BACKEND": _SETTINGS,
 }
 _OWN_PREFIX: Final = "CELERY_FLEET_"
-# systemd silently ignores any other name.
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Characters that systemd's env_value_is_valid refuses.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 # Only at the end of a name: COMPASS_URL, MAX_TOKENS and AUTH_PASSWORD_VALIDATORS are not secrets.
@@ -51,7 +53,7 @@ def check_environment(model: Model) -> Iterator[Problem]:
     for variable in (*_OTHERS, URLS):
         for value, hosts in model.distinct(variable):
             for name in as_mapping(value):
-                if not _VARIABLE.fullmatch(name):
+                if not VARIABLE_NAME.fullmatch(name):
                     # A key may be a secret, too: `NAME:s3cret` without a space is a single key.
                     shown = "(a name that is not shown)" if variable != _OTHERS[0] else name
                     yield Problem(
@@ -63,7 +65,7 @@ def check_environment(model: Model) -> Iterator[Problem]:
     yield from _texts(model)
     for value, hosts in model.distinct(URLS):
         for name, parts in as_mapping(value).items():
-            if _VARIABLE.fullmatch(name):
+            if VARIABLE_NAME.fullmatch(name):
                 yield from with_hosts(hosts, _parts(model, name, as_mapping(parts)))
     yield from _twice(model)
 
@@ -125,7 +127,7 @@ def _texts(model: Model) -> Iterator[Problem]:
     """Check names in the environments of single processes, and in all environments values that systemd would drop."""
     for path, environment, hosts in _environments(model):
         for name, text in environment.items():
-            if path[0] not in _OTHERS and not _VARIABLE.fullmatch(name):
+            if path[0] not in _OTHERS and not VARIABLE_NAME.fullmatch(name):
                 yield Problem(
                     dotted((*path, safe_key(name))),
                     "can't be the name of an environment variable",

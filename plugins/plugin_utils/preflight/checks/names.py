@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from typing import Final
 
+from ...desired.application_options import UNIX_NAME
 from ..model.inventory import (
     Model,
     Problem,
@@ -22,9 +23,8 @@ from ..model.inventory import (
 from ..model.specs import options_of
 
 # useradd takes 32 characters, and `<application>-flower` is a user too.
-_APPLICATION = re.compile(r"[a-z][a-z0-9_-]{0,24}")
+APPLICATION = re.compile(r"[a-z][a-z0-9_-]{0,24}")
 _LONGEST_WITH_EXPORTER: Final = 32 - len("-exporter")
-_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _WORKER = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 # Components of an application that the operator's command names like workers.
 _SERVICES: Final = frozenset({"beat", "flower", "web"})
@@ -152,7 +152,7 @@ def check_application(model: Model) -> Iterator[Problem]:
     """Check the application's name, owner, user, group and module."""
     for value, hosts in model.distinct("celery_app_name"):
         name = _name(value)
-        if name is not None and not _APPLICATION.fullmatch(name):
+        if name is not None and not APPLICATION.fullmatch(name):
             yield Problem(
                 "celery_app_name",
                 "can't be the name of units, users and directories",
@@ -199,7 +199,7 @@ def check_application(model: Model) -> Iterator[Problem]:
     for variable, what in (("celery_app_user", "user"), ("celery_app_proxy_group", "group")):
         for value, hosts in model.distinct_given(variable):
             name = _name(value)
-            if name is not None and not _USER.fullmatch(name):
+            if name is not None and not UNIX_NAME.fullmatch(name):
                 yield Problem(
                     variable,
                     f"can't be the name of a Unix {what}",
@@ -279,7 +279,7 @@ def check_workers_and_queues(model: Model) -> Iterator[Problem]:
 
 def application_fits(name: str) -> bool:
     """Return whether a host's units, users and directories leave room for an application of this name."""
-    return _APPLICATION.fullmatch(name) is not None and name not in _TAKEN_NAMES | _TAKEN_USERS
+    return APPLICATION.fullmatch(name) is not None and name not in _TAKEN_NAMES | _TAKEN_USERS
 
 
 def module_fits(name: str) -> bool:

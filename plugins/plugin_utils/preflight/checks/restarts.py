@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...desired.workers import OVERLAPPING
-from ..model.inventory import Model, Problem, as_strings, dotted, each_worker
+from ...desired.workers import OVERLAPPING, restart_names
+from ..model.inventory import Model, Problem, dotted, each_worker
 from .values import suggestion
 
 
@@ -13,7 +13,7 @@ def check_restarts(model: Model) -> Iterator[Problem]:
     """Refuse names of workers that do not exist."""
     known = tuple(dict.fromkeys(name for name, _, _ in each_worker(model)))
     for value, hosts in model.distinct("celery_restart_workers", model.members("celery_workers")):
-        for name in worker_names(value):
+        for name in restart_names(value):
             if name not in known:
                 yield Problem(
                     "celery_restart_workers",
@@ -22,12 +22,6 @@ def check_restarts(model: Model) -> Iterator[Problem]:
                     value=model.show(("celery_restart_workers",), name),
                     hosts=hosts,
                 )
-
-
-def worker_names(value: object) -> list[str]:
-    """Return a list of workers' names; `-e` gives them as one text with commas."""
-    found = value.split(",") if isinstance(value, str) else as_strings(value)
-    return [name.strip() for name in found if name.strip()]
 
 
 def check_overlap(model: Model) -> Iterator[Problem]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from ansible_collections.celery_fleet.core.plugins.module_utils.redact import hide_logins
+from ansible_collections.celery_fleet.core.plugins.module_utils.text import shortened
 
 SECRET = "<secret>"  # noqa: S105  # a replacement for secrets
 
@@ -24,7 +25,7 @@ def is_secret_name(name: object) -> bool:
 def one_line(text: str, longest: int = _LONGEST) -> str:
     """Return the text without line ends and control characters, shortened."""
     flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return flat if len(flat) <= longest else flat[: longest - 1] + "…"
+    return shortened(flat, longest)
 
 
 def show(value: object, secret: bool) -> str:
