@@ -18,10 +18,10 @@ PRODUCT = ("src", "plugins", "playbooks", "roles", "templates")
 #: Files shared by all scenarios with this load: the load, and how its record is read.
 SHARED = (
     "molecule/restarts",
-    "scripts/restarts/judge.py",
-    "scripts/restarts/measure.py",
-    "scripts/restarts/record.py",
+    *(f"scripts/restarts/{name}.py" for name in ("judge", "measure", "record", "summary")),
 )
+#: Of a scenario whose tests use another one's: the directory of the latter.
+USES = {"failover": "molecule/delivery"}
 DIRTY = "-dirty"
 #: Set by `make soak` and `make soak-…`: run every case separately, with as many faults as the pages need.
 SOAK = "CELERY_FLEET_SOAK"
@@ -48,7 +48,8 @@ def results(family: str = "") -> Path:
 
 def paths_of(scenario: str) -> Sequence[str]:
     """Return the paths that affect a scenario; a change in one of them makes its figures stale."""
-    return (*PRODUCT, *SHARED, f"molecule/{scenario}")
+    used = [USES[scenario]] if scenario in USES else []
+    return (*PRODUCT, *SHARED, *used, f"molecule/{scenario}")
 
 
 def _git(root: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -18,14 +18,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from celery_fleet.common.counters import SECOND
+from celery_fleet.common.pauses import LARGEST, LATEST
 from celery_fleet.common.text import shown
 
 #: The smallest and largest size; Celery can't handle more processes.
 LOWEST, HIGHEST = 1, 1000
-
-#: Bytes of a value that is read, and Unix times after which it is damaged (in the year 2242).
-LARGEST = 4096
-LATEST = float(1 << 33)
 
 
 @dataclass(frozen=True)

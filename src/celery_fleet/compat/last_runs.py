@@ -1,4 +1,3 @@
-# reading private attributes is what this module is for
 """When the entries of beat's schedule ran last (celery/beat.py, django_celery_beat/schedulers.py)."""
 
 from __future__ import annotations

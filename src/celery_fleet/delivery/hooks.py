@@ -1,7 +1,8 @@
 """Functions that the transport calls at certain moments. Standard library only.
 
 The transport does not import the other parts of the delivery: each part sets its functions when the worker is set up.
-If a function raises an exception, the transport logs it and continues with the default.
+If `keep`, `ack_failed` or `park_raw` raises an exception, the transport logs it and continues with the default. One of
+`sweep` is only logged. A lost connection, in `sweep` or `park_raw`, and exceptions of the other functions are raised.
 """
 
 from __future__ import annotations

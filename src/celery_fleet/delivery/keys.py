@@ -1,6 +1,12 @@
-"""Names that the fleet adds to the broker and to messages; all other names are kombu's. Standard library only."""
+"""Names that the fleet adds to the broker and to messages; all other names are Celery's or kombu's.
+
+Standard library only.
+"""
 
 from __future__ import annotations
+
+#: The task with which a worker proves that it fetches and answers tasks; see `celery_fleet.worker.canary`.
+CANARY = "celery_fleet.canary"
 
 #: The hash of dead letters, from id to JSON document, and the sorted set of their ids by when they were last seen.
 DEAD_LETTERS = "fleet:dead-letters"
@@ -44,3 +50,8 @@ HISTORY = "fleet:history"
 #: The list of items that could not be read if there are no dead letters; the newest come first.
 UNREADABLE = "fleet:unreadable"
 UNREADABLE_KEPT = 1000
+
+
+def direct_queue(node: str) -> str:
+    """Return the name that Celery gives to a node's direct queue, which only the canary uses."""
+    return f"{node}.dq2"

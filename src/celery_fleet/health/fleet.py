@@ -128,14 +128,12 @@ def _online(
 
 
 def _ping(setup: Setup, nodes: Sequence[str]) -> list[str]:
-    if setup.operator is None:
-        raise CheckError("this host lacks the operator's credentials; run site.yml")
     request = {
         "question": "inspect",
         "method": "ping",
         "nodes": list(nodes),
         "wait": 3,
-        "settings": client_certificate.carried(setup.operator),
+        "settings": client_certificate.carried(setup.credentials()),
         "timeout": 8,
     }
     answer = run_module(setup, "celery_fleet.ops.questions", request, 12)

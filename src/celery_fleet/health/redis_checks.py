@@ -17,7 +17,7 @@ from celery_fleet.common.text import count, tasks_wait
 from celery_fleet.delivery.keys import DEAD_LETTERS_INDEX, PAUSES
 from celery_fleet.delivery.messages import SEPARATOR, STEPS
 from celery_fleet.health.result import BAD, WARNING, Finding
-from celery_fleet.health.setup import CheckError, Setup, state_of
+from celery_fleet.health.setup import Setup, state_of
 from celery_fleet.health.text import combined, reason
 
 
@@ -150,9 +150,7 @@ def lists(setup: Setup) -> dict[str, list[str]]:
     Raises:
         CheckError: This host has no login.
     """
-    if setup.operator is None:
-        raise CheckError("this host lacks the operator's credentials; run site.yml")
-    options = setup.operator["celery"].get("broker_transport_options") or {}
+    options = setup.credentials()["celery"].get("broker_transport_options") or {}
     steps = options.get("priority_steps") or STEPS
     separator = options.get("sep") or SEPARATOR
     return {
@@ -195,8 +193,7 @@ def _pauses(client: Client) -> list[Pause]:
 
 def dead_letters(setup: Setup) -> Finding:
     """Check how many dead letters wait for a decision: messages that could not be run, or that failed for good."""
-    if setup.operator is None:
-        raise CheckError("this host lacks the operator's credentials; run site.yml")
+    setup.credentials()
 
     def ask() -> int:
         with Client(server(setup, "broker")) as client:

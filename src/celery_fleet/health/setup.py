@@ -101,6 +101,16 @@ class Setup:
             return None
         return found
 
+    def credentials(self) -> Mapping[str, Any]:
+        """Return `operator`.
+
+        Raises:
+            CheckError: This host lacks it.
+        """
+        if self.operator is None:
+            raise CheckError("this host lacks the operator's credentials; run site.yml")
+        return self.operator
+
     @cached_property
     def environment(self) -> Mapping[str, str]:
         """The application's environment; empty if this host does not run the application."""

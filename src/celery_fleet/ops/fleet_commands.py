@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery_fleet.common.text import tasks_wait
-
-#: The name from :mod:`celery_fleet.worker.canary`, which can't be imported here because it imports Celery.
-CANARY = "celery_fleet.canary"
+from celery_fleet.delivery.keys import CANARY, direct_queue
 
 #: Seconds to wait for answers if the number of workers is unknown.
 ANSWER = 2.0
@@ -73,7 +71,7 @@ def census(app: Any) -> dict[str, dict[str, Any]]:
         state = str(fleet.get("state", "consuming"))
         queues = [] if state == "draining" else fleet.get("queues", [])
         found[node] = {
-            "queues": sorted(queue for queue in queues if queue != f"{node}.dq2"),
+            "queues": sorted(queue for queue in queues if queue != direct_queue(node)),
             "processes": _processes(stats.get("pool")),
             "pid": stats.get("pid"),
             "state": state,

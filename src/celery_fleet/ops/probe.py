@@ -36,6 +36,7 @@ from celery_fleet.common.answering import serve
 from celery_fleet.common.errors import FleetError, one_line
 from celery_fleet.common.redact import redact
 from celery_fleet.compat import versions
+from celery_fleet.delivery.keys import CANARY, direct_queue
 from celery_fleet.ops import fleet_commands as command
 from celery_fleet.ops.app import make_app
 from celery_fleet.ops.probe_report import NodeLoad, NodeReport, ProbeReport, unexpected
@@ -128,7 +129,7 @@ class Probe:
                 self._waiting[node.name] = task_id
                 self._sent[node.name] = time.monotonic()
                 self._app.send_task(
-                    command.CANARY,
+                    CANARY,
                     task_id=task_id,
                     queue=worker_direct(node.name),
                     producer=producer,
@@ -238,7 +239,7 @@ class Probe:
             if report.state == "answered":
                 report.errors.append("answers its canary but no questions (remote control is off?)")
             return
-        own = f"{node.name}.dq2"
+        own = direct_queue(node.name)
         report.queues = sorted(queue["name"] for queue in reply if queue["name"] != own)
         missing = [queue for queue in node.queues if queue not in report.queues]
         if missing:

@@ -7,6 +7,7 @@
     {"question": "purge", "queue": "discounts", …}
     {"question": "revoke", "ids": ["6f1e…"], "terminate": false, "signal": "SIGTERM", "expected": […], …}
     {"question": "pauses", "do": "pause", "targets": ["queue:mail"], "by": "ana", "expected": […], …}
+    {"question": "pool_sizes", "do": "set", "nodes": ["mail@worker1"], "processes": 6, "by": "ana", "expected": […], …}
     {"question": "dead_letters", "do": "list", "choose": {"queue": "discounts"}, "payload": false, …}
     {"question": "result", "id": "6f1e…", "wait": 0, …}
     {"question": "task", "id": "6f1e…", "seconds": 7, …}
@@ -32,6 +33,7 @@ from celery_fleet.common.redact import redact, redact_all, secrets_in
 from celery_fleet.common.text import late
 from celery_fleet.compat import versions
 from celery_fleet.config.settings import parse
+from celery_fleet.delivery.keys import direct_queue
 from celery_fleet.ops import dead_letters, history, pauses, pool_sizes
 from celery_fleet.ops.app import make_app
 from celery_fleet.ops.inspection import METHODS
@@ -124,7 +126,7 @@ def _worker(
     fleet = stats.get("fleet") or {}
     pool = stats.get("pool")
     processes = pool.get("max-concurrency") if isinstance(pool, Mapping) else None
-    queues = sorted(queue for queue in every if queue != f"{node}.dq2")
+    queues = sorted(queue for queue in every if queue != direct_queue(node))
     state = str(fleet.get("state", "consuming" if every else "not consuming"))
     if state == "consuming" and queues and set(queues).issubset(fleet.get("paused", ())):
         state = "paused"

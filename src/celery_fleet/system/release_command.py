@@ -9,7 +9,7 @@ the unit, :mod:`celery_fleet.system.exec` runs the command as the application's 
 producer's credentials, and the result is written to a file.
 ``wait`` waits for the end, but not longer than so many seconds. Both print one line of JSON::
 
-    {"state": "started" | "running" | "other" | "gone" | "ended", "status", "seconds", "log", "tail"}
+    {"state": "started" | "running" | "other" | "gone" | "ended" | "refused", "status", "seconds", "log", "tail"}
 
 ``other``: a command of this name is running for another ``mark`` (an earlier release's) or with another command line.
 ``gone``: the command is not running and has left no result, as after a boot. Only the standard library, and no import

@@ -26,6 +26,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from celery_fleet.common.systemctl import host_shuts_down
+from celery_fleet.delivery.hand_back.worker_record import RECORD, STOPPING, directory_of
 
 # Seconds that Celery gets after SIGQUIT to return its messages; it took two when measured.
 _AFTER_QUIT = 20.0
@@ -34,26 +35,21 @@ _AFTER_QUIT = 20.0
 _SLICE = 5.0
 
 
-def runtime_directory() -> str:
-    """Return the unit's runtime directory; empty if it has none."""
-    return os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-
-
 def is_handed_back() -> bool:
-    """Return whether the process has left the record that hand_back.py needs; worker_record.py defines its name."""
-    directory = runtime_directory()
-    return bool(directory) and os.path.exists(os.path.join(directory, "owner.json"))
+    """Return whether the process has left the record that hand_back.py needs."""
+    directory = directory_of(os.environ)
+    return directory is not None and os.path.exists(directory / RECORD)
 
 
 def note_stopping() -> None:
     """Tell hand_back.py that from now on no task is to blame if the process is killed."""
-    directory = runtime_directory()
-    if directory:
-        # worker_record.py defines the name. Without it, a task killed at the end of its drain counts as a killer.
+    directory = directory_of(os.environ)
+    if directory is not None:
+        # Without it, a task killed at the end of its drain counts as a killer.
         with contextlib.suppress(OSError):
             # A task can write there: a FIFO in its place must not block.
             flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK
-            os.close(os.open(os.path.join(directory, "stopping"), flags, 0o600))
+            os.close(os.open(directory / STOPPING, flags, 0o600))
 
 
 def wait(process: int, seconds: float) -> bool:

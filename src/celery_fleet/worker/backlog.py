@@ -16,7 +16,7 @@ import redis
 from celery_fleet.common.errors import error_text
 from celery_fleet.common.periodic import Periodic
 from celery_fleet.compat import queues, requests
-from celery_fleet.delivery.keys import SENT
+from celery_fleet.delivery.keys import SENT, direct_queue
 from celery_fleet.delivery.lease import internals
 from celery_fleet.delivery.scripts import Script, run
 from celery_fleet.delivery.sending_time import sent_at
@@ -86,7 +86,7 @@ class Backlog(Periodic):
         channel = internals.channel_of(self._worker)
         if channel is None:
             return 0.0
-        own = f"{self._worker.hostname}.dq2"
+        own = direct_queue(self._worker.hostname)
         lists = [
             key
             for queue in tuple(channel.active_queues)

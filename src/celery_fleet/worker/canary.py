@@ -7,8 +7,7 @@ from typing import Any
 from celery.app.task import Task
 
 from celery_fleet.common import identity
-
-NAME = "celery_fleet.canary"
+from celery_fleet.delivery.keys import CANARY
 
 
 class Canary(Task):  # type: ignore[misc]  # Celery ships no types
@@ -32,6 +31,6 @@ def run() -> dict[str, int]:
 
 def register(app: Any) -> None:
     """Add the canary to an app; a second call does nothing."""
-    if NAME not in app.tasks:
+    if CANARY not in app.tasks:
         # Not shared: it belongs to the worker's app, not to every app of the process.
-        app.task(run, base=Canary, name=NAME, lazy=False, shared=False)
+        app.task(run, base=Canary, name=CANARY, lazy=False, shared=False)

@@ -35,9 +35,8 @@ from celery_fleet.common.errors import error_text
 from celery_fleet.common.periodic import Periodic
 from celery_fleet.compat import broker as compat_broker
 from celery_fleet.compat import requests
-from celery_fleet.delivery.keys import HISTORY
+from celery_fleet.delivery.keys import CANARY, HISTORY
 from celery_fleet.delivery.sending_time import first_sent_at
-from celery_fleet.worker import canary
 from celery_fleet.worker.task_counts import queue_of
 
 logger = logging.getLogger("celery_fleet.history")
@@ -110,7 +109,7 @@ class History:
 
     def seen(self, request: Any, what: str, detail: Any = None) -> None:
         """Note what has happened to a request; see `celery_fleet.compat.requests.follow`."""
-        if request.task.name == canary.NAME:
+        if request.task.name == CANARY:
             return
         now = round(time.time(), 3)
         with self._lock:

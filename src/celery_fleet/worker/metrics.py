@@ -39,6 +39,7 @@ from celery_fleet.common.periodic import Periodic
 from celery_fleet.common.small_file import DAMAGED, content
 from celery_fleet.compat import requests
 from celery_fleet.compat import worker as compat_worker
+from celery_fleet.delivery.keys import direct_queue
 from celery_fleet.worker.task_counts import BOUNDS, LastHour, Recorder, check, total
 
 logger = logging.getLogger("celery_fleet.metrics")
@@ -162,7 +163,7 @@ class MetricsFile(Periodic):
             "bounds": BOUNDS,
             "tasks": tasks,
             "waits": waits,
-            "queues": [queue for queue in view.queues if queue != f"{node}.dq2"],
+            "queues": [queue for queue in view.queues if queue != direct_queue(node)],
             "paused": sorted(self._paused()),
             "slots": pool.num_processes if pool is not None and pool.active else 0,
             "active": held.active,

@@ -16,7 +16,7 @@ from kombu.transport.redis import Channel
 from celery_fleet.common import pauses
 from celery_fleet.common.pauses import Pause
 from celery_fleet.compat import worker
-from celery_fleet.delivery.keys import PAUSES
+from celery_fleet.delivery.keys import PAUSES, direct_queue
 from celery_fleet.worker.drainer import Drainer
 from celery_fleet.worker.orders import Orders
 
@@ -52,7 +52,7 @@ class Pausing(Orders):
 
     def _stopped(self, queues: Iterable[str]) -> dict[str, Pause]:
         node = "" if self._consumer is None else self._consumer.hostname
-        ours = [queue for queue in queues if queue != f"{node}.dq2"]
+        ours = [queue for queue in queues if queue != direct_queue(node)]
         return pauses.paused(self._found, node, ours)
 
     def read(self) -> None:

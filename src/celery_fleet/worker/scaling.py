@@ -105,6 +105,8 @@ class Scaling(Orders):
         self._trouble = None
         if found != self.ordered:
             before, self.ordered = self.ordered, found
+            # What an earlier size lacked says nothing of this one, which need not wait for its pace either.
+            self._autoscale, self._refused = Autoscale(self._room), None
             if found is not None:
                 logger.warning("%s", found.words)
             elif before is not None:

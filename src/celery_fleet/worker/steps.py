@@ -19,6 +19,7 @@ from celery_fleet.compat import forks, intake, remote_control
 from celery_fleet.compat import queues as compat_queues
 from celery_fleet.compat import worker as compat_worker
 from celery_fleet.delivery.hooks import HOOKS
+from celery_fleet.delivery.keys import direct_queue
 from celery_fleet.delivery.lease import thread as lease_thread
 from celery_fleet.delivery.options import Options
 from celery_fleet.supervision import broker
@@ -118,7 +119,7 @@ def _drain_text(view: compat_worker.WorkerView, status: DrainStatus) -> str:
 
 def own_queues(view: compat_worker.WorkerView, node: str) -> compat_worker.WorkerView:
     """Return the view without the node's direct queue, which only the canary uses."""
-    shown = tuple(name for name in view.queues if name != f"{node}.dq2")
+    shown = tuple(name for name in view.queues if name != direct_queue(node))
     return replace(view, queues=shown or view.queues)
 
 

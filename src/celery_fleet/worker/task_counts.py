@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple, TypedDict
 
 from celery_fleet.compat import requests
+from celery_fleet.delivery.keys import CANARY
 from celery_fleet.delivery.sending_time import sent_at
-from celery_fleet.worker import canary
 
 #: Upper bounds of the histograms' buckets in seconds; the last bucket, which has none, is for everything above.
 BOUNDS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
@@ -73,7 +73,7 @@ class Recorder:
     def seen(self, request: Any, what: str, detail: Any = None) -> None:
         """Count what has happened to a request; see `celery_fleet.compat.requests.follow`."""
         name = request.task.name
-        if name == canary.NAME or what == requests.IGNORED:
+        if name == CANARY or what == requests.IGNORED:
             return
         queue = queue_of(request.message)
         with self._lock:

@@ -41,6 +41,7 @@ def test_a_run_that_passed_on_this_commit_is_published(checkout: Checkout) -> No
         "molecule/delivery/tests/test_a.py",
         "molecule/restarts/application/load/tasks.py",
         "scripts/restarts/judge.py",
+        "scripts/restarts/summary.py",
     ],
 )
 def test_a_run_is_stale_once_what_it_measured_has_changed(checkout: Checkout, changed: str) -> None:
@@ -49,6 +50,11 @@ def test_a_run_is_stale_once_what_it_measured_has_changed(checkout: Checkout, ch
     checkout.commit()
     why = origin.objection(run, checkout.root)
     assert why == f"{changed} changed since its commit {run.commit[:7]}"
+
+
+def test_failover_uses_the_faults_of_delivery() -> None:
+    assert "molecule/delivery" in origin.paths_of("failover")
+    assert "molecule/delivery" not in origin.paths_of("noon")
 
 
 def test_a_change_of_something_else_makes_no_run_stale(checkout: Checkout) -> None:

@@ -18,7 +18,7 @@ import click
 from celery_fleet.cli import ask
 from celery_fleet.cli.application import Application, Instance
 from celery_fleet.cli.errors import BAD, USAGE, CommandError, need_root
-from celery_fleet.cli.options import Context, command
+from celery_fleet.cli.options import Context, Seconds, command
 from celery_fleet.common.redis_client import Client, ClientError, Server
 
 KINDS = ("broker", "results", "cache")
@@ -229,7 +229,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0),
+    type=Seconds(0),
     metavar="SECONDS",
     help=f"Stop redis-cli after this time, {ask.BOUND:g} by default; 0 waits forever.",
 )

@@ -282,10 +282,14 @@ class QueuePoller:
             self._unread = True  # there may be more
             return None
         if due is Due.LOOK:
-            if _raised(_reply(conn)):
+            answer = _reply(conn)
+            if isinstance(answer, ResponseError) and self._is_for_now(answer):
+                return None
+            if _raised(answer):
                 self.forget()
             else:
                 self._note_empty(conn, self._asked.lists)
+            self._answered()
             return None
         prepared = [_reply(conn) for _ in range(self._preparing)]
         moved = _reply(conn) if due is Due.BLMOVE else None
@@ -335,6 +339,10 @@ class QueuePoller:
         self._unread = False
 
     def _prepared(self, conn: Any, script: Any, tracking: Any = None) -> None:
+        for answer in (script, tracking):
+            if isinstance(answer, ResponseError) and self._is_for_now(answer):
+                self.tracked = False  # the next request prepares the socket again
+                return
         _raised(script)
         self._known = conn._sock  # noqa: SLF001  # see ask
         if isinstance(tracking, ResponseError):

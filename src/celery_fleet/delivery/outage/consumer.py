@@ -1,14 +1,12 @@
 """Extend Celery's consumer with the parts of the delivery that need it.
 
-The class consists of mixins and the application's ``worker_consumer``; the first mixin comes first in the order of
-method resolution.
+The class consists of `GuardedConsumer` and the application's ``worker_consumer``.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from celery.worker import state as worker_state
@@ -30,11 +28,6 @@ WITHOUT_LOOP = 0.1
 
 #: Seconds between two log lines about a broker that is still away.
 TELL_EVERY = 60.0
-
-
-def made_from(base: type[Any], mixins: Sequence[type[Any]], **attributes: Any) -> type[Any]:
-    """Return a consumer class with the mixins before ``base``."""
-    return type("FleetConsumer", (*mixins, base), attributes)
 
 
 class GuardedConsumer(Mixin):  # type: ignore[misc]  # see mixin

@@ -15,9 +15,9 @@ from celery_fleet.compat import intake
 from celery_fleet.compat.minors import chosen as minors
 from celery_fleet.delivery.hooks import HOOKS
 from celery_fleet.delivery.options import Options
-from celery_fleet.delivery.outage import consumer as consumers
 from celery_fleet.delivery.outage import internals, results
 from celery_fleet.delivery.outage.carry_over import RETRY
+from celery_fleet.delivery.outage.consumer import GuardedConsumer
 from celery_fleet.delivery.outage.guard import LOOK, OutageGuard
 
 
@@ -27,26 +27,23 @@ def install(
     draining: Callable[[], bool] = lambda: False,
 ) -> OutageGuard | None:
     """Install the enabled parts in the app's worker, before it builds its blueprints; return None if there are none."""
-    mixins: list[type[Any]] = []
-    guard = None
-    if options.carry or options.outage:
-        given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-        guard = OutageGuard(app, options, Path(given) if given else None, draining)
-        guard.hooks(HOOKS)
-        mixins.append(consumers.GuardedConsumer)
-        if options.outage:
-            prepare = partial(results.bound, deadline=guard.deadline, concerned=guard.concerned)
-            internals.each_backend(app, prepare)
-        _add_steps(app, guard)
-        signals.worker_shutting_down.connect(
-            lambda **_: guard.deadline.give(), weak=False, dispatch_uid="celery_fleet.deadline"
-        )
-        signals.worker_shutdown.connect(
-            lambda **_: guard.end(), weak=False, dispatch_uid="celery_fleet.outage_guard"
-        )
-    if mixins:
-        base = imports.symbol_by_name(app.conf.worker_consumer)  # type: ignore[no-untyped-call]  # typed in part only
-        app.conf.worker_consumer = consumers.made_from(base, mixins, fleet=guard)
+    if not (options.carry or options.outage):
+        return None
+    given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    guard = OutageGuard(app, options, Path(given) if given else None, draining)
+    guard.hooks(HOOKS)
+    if options.outage:
+        prepare = partial(results.bound, deadline=guard.deadline, concerned=guard.concerned)
+        internals.each_backend(app, prepare)
+    _add_steps(app, guard)
+    signals.worker_shutting_down.connect(
+        lambda **_: guard.deadline.give(), weak=False, dispatch_uid="celery_fleet.deadline"
+    )
+    signals.worker_shutdown.connect(
+        lambda **_: guard.end(), weak=False, dispatch_uid="celery_fleet.outage_guard"
+    )
+    base = imports.symbol_by_name(app.conf.worker_consumer)  # type: ignore[no-untyped-call]  # typed in part only
+    app.conf.worker_consumer = type("FleetConsumer", (GuardedConsumer, base), {"fleet": guard})
     return guard
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import random
 import select
 import sys
 import termios
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -659,6 +662,56 @@ def test_messages_are_fetched_at_the_memory_limit(server: Server, bell: bool) ->
         items += [found.item] if found else []
     assert items == [json.dumps("x" * 100).encode(), b"y"]
     wire.connection.disconnect()
+
+
+@contextmanager
+def busy(server: Server) -> Iterator[None]:
+    """Let another client's script run, which Redis answers with BUSY."""
+    server.client.config_set("lua-time-limit", "1")
+    with ThreadPoolExecutor() as pool:
+        script = pool.submit(server.client.eval, "while true do end", 0)
+        until(lambda: is_busy(server.client.ping))
+        try:
+            yield
+        finally:
+            server.client.script_kill()
+            assert "killed" in str(script.exception(20))
+
+
+def is_busy(command: Callable[[], Any]) -> bool:
+    try:
+        command()
+    except ResponseError as error:
+        return "BUSY" in str(error)
+    return False
+
+
+@pytest.mark.parametrize("armed", [True, False], ids=["armed", "new socket"])
+def test_another_clients_long_script_ends_no_connection(
+    wire: Wire, caplog: pytest.LogCaptureFixture, server: Server, armed: bool
+) -> None:
+    if armed:
+        wire.arm()
+        wire.poller.asked_at = -math.inf  # the lists are due to be looked at
+    with busy(server):
+        wire.ask()
+        assert wire.poller.due is (Due.LOOK if armed else Due.FETCH)
+        assert wire.hear() is None
+        assert wire.poller.idle
+        assert wire.poller.armed is armed
+    wire.poller.asked_at = -math.inf
+    until(lambda: not wire.poller.idle)
+    assert wire.turn() is None
+    wire.arm()
+    server.client.lpush("mail", "x")
+    assert wire.hear() is None
+    found = wire.turn()
+    assert found
+    assert found.item == b"x"
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "Redis refuses to hand out messages for now",
+        "Redis hands out messages again",
+    ]
 
 
 def test_a_temporary_refusal_is_retried_later(

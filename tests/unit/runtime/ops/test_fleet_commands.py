@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from celery_fleet.compat import queues as compat_queues
+from celery_fleet.delivery.keys import CANARY
 from celery_fleet.ops import fleet_commands as command
 from celery_fleet.ops.fleet_commands import PauseRequest, ResumeRequest
-from celery_fleet.worker.canary import NAME
 
 QUIET = {"state": "paused", "running": 0, "unacked": 0, "held": 0, "polling": False}
 BUSY = {**QUIET, "running": 2, "unacked": 1}
@@ -250,7 +250,7 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
         "_kombu.binding_permanent.C.dq2": set(direct),
         "_kombu.binding.celery.pidbox": {member("", "old@h.celery.pidbox")},
     }
-    made.lists = {"old@h.dq2": [task(NAME), task(NAME)], "old@h.dq29": [task(NAME)]}
+    made.lists = {"old@h.dq2": [task(CANARY), task(CANARY)], "old@h.dq29": [task(CANARY)]}
     monkeypatch.setattr(compat_queues, "priority_keys", lambda _, queue: [queue, f"{queue}9"])
     return made
 
@@ -286,7 +286,3 @@ def test_data_of_a_living_node_is_kept(broker: Broker) -> None:
     assert answer.nodes == {}
     assert answer.errors == ["old@h: is running, so it is not forgotten"]
     assert len(broker.lists["old@h.dq2"]) == 2
-
-
-def test_the_canarys_name_is_that_of_the_task() -> None:
-    assert command.CANARY == NAME

@@ -18,8 +18,8 @@ from celery.worker import strategy
 from celery.worker.request import Request
 
 from celery_fleet.compat import requests
-from celery_fleet.delivery.keys import SENT
-from celery_fleet.worker import canary, metrics
+from celery_fleet.delivery.keys import CANARY, SENT
+from celery_fleet.worker import metrics
 from celery_fleet.worker.metrics import MetricsFile
 from celery_fleet.worker.task_counts import (
     BOUNDS,
@@ -145,7 +145,7 @@ def test_names_beyond_the_limit_are_counted_together() -> None:
 
 def test_a_canary_is_not_counted() -> None:
     recorder = Recorder()
-    recorder.seen(Told(canary.NAME), requests.STARTED)
+    recorder.seen(Told(CANARY), requests.STARTED)
     assert recorder.counts() == ([], [])
 
 
