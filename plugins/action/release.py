@@ -18,7 +18,7 @@ from ansible_collections.celery_fleet.core.plugins.plugin_utils.preflight.model.
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run import (
     host_scripts,
     lease,
-    unconsumed,
+    release_remarks,
     wheels,
 )
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.action import FleetAction
@@ -181,7 +181,7 @@ def _remarked(
     result: dict[str, Any], identity: str, note: str, demands: dict[str, Any]
 ) -> dict[str, Any]:
     """Return a result with warnings about the release's tasks; Ansible shows each of them once."""
-    found = unconsumed.remarks(identity, note, demands) if demands and note.strip() else []
+    found = release_remarks.remarks(identity, note, demands) if demands and note.strip() else []
     # The application's own code chose the names in the note.
     return {**result, "warnings": [*(result.get("warnings") or []), *redact.printable(found)]}
 

@@ -9,7 +9,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.release.suitabil
     queue_of,
     refusals,
 )
-from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.unconsumed import remarks
+from ansible_collections.celery_fleet.core.plugins.plugin_utils.run.release_remarks import remarks
 
 from tests.unit.release.notes import entry, note, refused
 
