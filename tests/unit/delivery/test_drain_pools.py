@@ -118,7 +118,7 @@ def test_an_idle_worker_drains_at_once(tmp_path: Path, pool: str) -> None:
 def test_a_draining_worker_answers_and_fetches_nothing(tmp_path: Path, pool: str) -> None:
     with shop(tmp_path, ATOMIC) as made:
         worker = made.worker(pool, SHOP_LATE="yes")
-        first = [made.send(seconds=6.0) for _ in range(SLOTS)]
+        first = [made.send("held") for _ in range(SLOTS)]
         until(lambda: busy(made, pool))
         worker.terminate()
         until(lambda: worker.record)
@@ -127,6 +127,7 @@ def test_a_draining_worker_answers_and_fetches_nothing(tmp_path: Path, pool: str
         assert ask(made, "ping") == {"ok": "pong"}
         assert made.queued().keys() == set(later)
 
+        made.go()
         assert worker.wait() == 0, worker.log
         assert made.account(first + later) == NOTHING
         assert made.ledger.ended.keys() == set(first)
@@ -136,7 +137,7 @@ def test_a_draining_worker_answers_and_fetches_nothing(tmp_path: Path, pool: str
 def test_a_pause_hands_back_and_a_resume_fetches_again(tmp_path: Path, pool: str) -> None:
     with shop(tmp_path, ATOMIC) as made:
         made.worker(pool, SHOP_LATE="yes")
-        sent = [made.send(seconds=3.0) for _ in range(SLOTS)]
+        sent = [made.send("held") for _ in range(SLOTS)]
         until(lambda: busy(made, pool))
         sent += [made.send(), made.send(countdown=60), made.send("limited"), made.send("limited")]
         # gevent's consumer waits for a slot with the first message that finds none.
@@ -145,6 +146,7 @@ def test_a_pause_hands_back_and_a_resume_fetches_again(tmp_path: Path, pool: str
 
         standing = ask(made, "fleet_pause", seconds=300)
         assert (standing["state"], standing["handed_back"]) == ("paused", taken - SLOTS)
+        made.go()
         until(lambda: len(made.ledger.ended) == SLOTS)
         until(lambda: made.unacked() == set())
         assert made.queued().keys() == set(sent) - made.ledger.begun.keys()

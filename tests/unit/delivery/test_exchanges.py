@@ -233,6 +233,8 @@ def begun(made: Post, number: int) -> tuple[Worker, list[str]]:
     worker = made.shop.worker("prefork", SHOP_LATE="yes")
     sent = made.send(number, task="held")
     until(lambda: busy(made.shop, "prefork") and len(made.shop.unacked()) == number)
+    # Redis has them as unacked before the worker has read the reply.
+    until(lambda: worker.log.count("] received") == number)
     return worker, sent
 
 

@@ -380,16 +380,17 @@ def test_two_operators_replay_and_it_runs_once(fleet: WorkerGroup) -> None:
 @both
 def test_a_drain_puts_back_what_it_holds(fleet: WorkerGroup) -> None:
     worker = fleet.worker("a", unknown_delay=3000.0)
-    fleet.send(message("busy", "shop.slow", [[2], {}, {}]))
+    fleet.send(failing("busy", "waits"))
     fleet.send(*(message(f"n-{n}", "shop.none") for n in range(5)))
-    fleet.heard("begun", "busy")
+    fleet.heard("fails", "busy 0")
     wait_for(lambda: fleet.log("a").count("is not known to this worker") == 5, PATIENCE)
     assert fleet.unacked() == 6
     worker.send_signal(signal.SIGTERM)
     wait_for(lambda: fleet.look.llen("mail") == 5, PATIENCE)
-    assert fleet.said("slow") == [], "they went back at once"
+    assert fleet.said("signal-failure") == [], "they went back at once"
+    Path(f"{fleet.ledger}.go").touch()
     assert worker.wait(PATIENCE) == 0
-    assert fleet.said("slow") == ["busy"]
+    assert fleet.said("signal-failure") == ["busy ValueError"]
     ids = [json.loads(one)["headers"]["id"] for one in fleet.look.lrange("mail", 0, -1)]
     assert sorted(ids) == [f"n-{n}" for n in range(5)]
     assert is_empty(fleet.look, "unacked", "unacked_index")

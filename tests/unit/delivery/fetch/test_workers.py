@@ -114,6 +114,8 @@ def test_an_idle_worker_is_cheap_and_starts_at_once(tmp_path: Path) -> None:
         # Without pushes most lists would be noticed after 100 ms and more, in each round. A machine may be busy in one.
         assert any(starts_at_once() for _ in range(5)), delays
         redis = admin(made)
+        # The last task is acknowledged after its result is there.
+        wait_for(lambda: not held(made))
         redis.config_resetstat()
         begin = time.monotonic()
         time.sleep(10)

@@ -218,6 +218,8 @@ def test_each_pool_records_begun_tasks_and_removes_ended_ones(bulk: Workers, poo
     worker, directory = bulk.start("-P", pool, "-c", "2")
     bulk.send("note", "first", 0)
     wait_for(lambda: "first" in bulk.ledger("end"), 60)
+    # Its acknowledgement frees its slot.
+    wait_for(lambda: not bulk.held() and not worker_record.read_begun(directory))
     bulk.send("hold", "second")
     wait_for(lambda: "second" in bulk.ledger("begin"), 60)
     record = WorkerRecord.read(directory)
@@ -225,7 +227,6 @@ def test_each_pool_records_begun_tasks_and_removes_ended_ones(bulk: Workers, poo
     assert (record.node, record.lease, record.deaths) == ("bulk@test", 3600, 100)
     (tag,) = wait_for_one(bulk)
     assert record.owner.holds(tag)
-    # The first one's acknowledgement freed its slot.
     wait_for(lambda: worker_record.read_begun(directory) == {int(tag.rpartition("/")[2], 16)})
     assert (directory / worker_record.BEGUN).stat().st_size == worker_record.SLOT
 
@@ -275,9 +276,8 @@ def test_a_child_of_the_pool_also_holds_the_workers_lock(bulk: Workers) -> None:
     assert "is still alive" in bulk.hand_back(directory)
     assert len(bulk.held()) <= 1
 
-    worker.kill()
-    worker.wait(30)
-    # It waits for the child, which the kernel ends with its parent.
+    # The kernel ends the child with its parent; that frees the lock.
+    bulk.kill(worker, directory)
     assert "is still alive" not in bulk.hand_back(directory)
 
 

@@ -273,7 +273,8 @@ def test_the_lease_puts_back_a_message_whose_fetch_lost_its_reply(tmp_path: Path
         numbers = worker.send(1, 0)
         settled(worker, numbers)
         assert worker.proxy.cut_at is None
-        assert "put back 1 messages, since the replies with them came too late" in worker.log
+        said = "put back 1 messages, since the replies with them came too late"
+        wait_for(lambda: said in worker.log, "it says so")
 
 
 @pytest.mark.long
