@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -64,6 +66,23 @@ def discounts(fleet: Fleet) -> int:
     return int(rows[0]["number"])
 
 
+@pytest.fixture
+def undisturbed(fleet: Fleet) -> None:
+    """Wait until beat sends nothing for a minute: at the full hour its task makes discounts, too."""
+    app = fleet.of("celery_beat")["celery_app_name"]
+
+    def look() -> bool:
+        text = fleet.must(fleet.one("celery_beat"), ["cat", f"/run/{app}-beat/schedule.json"])
+        end = datetime.now(UTC) + timedelta(minutes=1)
+        return all(
+            datetime.fromisoformat(one["due"]) > end
+            for one in json.loads(text)["entries"]
+            if one["task"].startswith("app.tasks.recompute_")
+        )
+
+    wait_for("no discounts are due soon", 120, look, pause=5)
+
+
 def due(fleet: Fleet) -> int:
     """Return how many batches the rule of the next 30 days affects, computed from the samples."""
     text = """
@@ -89,6 +108,7 @@ def test_answers(fleet: Fleet) -> None:
     assert len(web.api(fleet, "/api/v1/products", login=False).json) > 0
 
 
+@pytest.mark.usefixtures("undisturbed")
 @pytest.mark.unit("{celery_app_name}-worker@discounts.service", "celery_workers")
 def test_triggers_a_task_that_its_queues_worker_runs(fleet: Fleet) -> None:
     database.execute(fleet, "DELETE FROM discounts")
@@ -113,6 +133,7 @@ def test_triggers_a_task_that_its_queues_worker_runs(fleet: Fleet) -> None:
     assert (worker, name in fleet.hosts("celery_workers")) == (queue, True)
 
 
+@pytest.mark.usefixtures("undisturbed")
 def test_computes_within_a_request_too(fleet: Fleet) -> None:
     database.execute(fleet, "DELETE FROM discounts")
     answer = web.api(fleet, f"{TRIGGER}?days_threshold=30&async_task=false", "POST")
@@ -156,6 +177,7 @@ def test_admin_refuses_a_wrong_password(fleet: Fleet) -> None:
         assert answer.status == 401
 
 
+@pytest.mark.usefixtures("undisturbed")
 def test_nothing_was_sent_by_those_who_were_refused(fleet: Fleet) -> None:
     """Runs after the tests above: a request that was let through would write rows within moments."""
     database.execute(fleet, "DELETE FROM discounts")
