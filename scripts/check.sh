@@ -19,8 +19,9 @@ source scripts/lib.sh
 
 # A process for each core, which gets the tests one by one: some take a hundred times as long as others.
 PARALLEL=(--numprocesses=auto --dist=worksteal)
-# Slow and long tests mostly wait: for workers to start, or for a Redis that is away for seconds. So run three on each core.
-WAITING=(--numprocesses=$(($(nproc) * 3)) --dist=worksteal)
+# Slow and long tests mostly wait: for workers to start, or for a Redis that is away for seconds. So run more of them on
+# each core: with three, long tests left half of the time of two cores unused.
+declare -A ON_EACH_CORE=([slow]=3 [long]=6)
 
 # Seconds after which a test on hosts, with its fixtures, counts as hanging. tests/conftest.py limits the others.
 LIMIT=3600
@@ -82,7 +83,7 @@ tested() {
 tests() {
   local processes=("${PARALLEL[@]}") files=()
   if [[ $1 != fast ]]; then
-    processes=("${WAITING[@]}")
+    processes=(--numprocesses=$(($(nproc) * ON_EACH_CORE[$1])) --dist=worksteal)
     mapfile -t files < <(grep -rlE 'mark\.(slow|long|soak)\b' --include='*.py' tests | sed 's|/conftest\.py$||')
   fi
   tested "$1" "$2" env --unset=PYTHONDONTWRITEBYTECODE pytest "${processes[@]}" -m "$3" \
