@@ -118,7 +118,9 @@ def test_errors_of_a_probe_are_redacted() -> None:
 
 def test_errors_of_pausing_workers_are_redacted() -> None:
     args = {"configuration": "/c", "root": "/o", "user": "shop", "settings": {}}
-    assert answering("pause_workers", args, {"errors": [WORDS]})._ask({}) == {"errors": [CLEAN]}
+    assert answering("pause_workers", args, {"errors": [WORDS]})._ask({"settings": {}}) == {
+        "errors": [CLEAN]
+    }
 
 
 FAILED = {"failed": True, "msg": WORDS}
