@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support import database, fleets, web
 from support.inventory import ROOT
+from support.tasks import wait_until_none_is_due
 from support.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def test_each_task_runs_on_its_queue(name: str) -> None:
 
 
 def test_discounts_and_price_history(flexi: Fleet) -> None:
+    wait_until_none_is_due(flexi, *QUEUES["flexiprice"])
     database.execute(flexi, "DELETE FROM price_history")
     database.execute(flexi, "DELETE FROM discounts")
     fleets.run(flexi, "app.tasks.recompute_all_discounts")
@@ -116,6 +118,13 @@ def test_expired_task_does_not_run(flexi: Fleet, label: str) -> None:
 # --- aiecommerce -----------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def undisturbed(shop: Fleet) -> None:
+    """In each of its working hours beat sends the stages one after the other, and the rest once a day."""
+    wait_until_none_is_due(shop, *QUEUES["aiecommerce"])
+
+
+@pytest.mark.usefixtures("undisturbed")
 def test_pipeline_from_end_to_end(shop: Fleet) -> None:
     """Each stage works on the rows of the previous one, from an empty table to pictures."""
     for table in ("catalog_scrapeditem", "catalog_productimage", "catalog_listing"):
@@ -162,6 +171,7 @@ def test_pipeline_from_end_to_end(shop: Fleet) -> None:
     }
 
 
+@pytest.mark.usefixtures("undisturbed")
 def test_running_the_pipeline_again_changes_nothing(shop: Fleet) -> None:
     counts = """
         SELECT (SELECT count(*) FROM catalog_product) AS products,
@@ -175,6 +185,7 @@ def test_running_the_pipeline_again_changes_nothing(shop: Fleet) -> None:
     assert one(shop, counts) == before
 
 
+@pytest.mark.usefixtures("undisturbed")
 def test_the_price_list_is_made(shop: Fleet) -> None:
     database.execute(shop, "DELETE FROM catalog_pricelistentry")
     fleets.run(shop, "run_sync_price_list")
@@ -186,6 +197,7 @@ def test_the_price_list_is_made(shop: Fleet) -> None:
     assert database.query(shop, text) == []
 
 
+@pytest.mark.usefixtures("undisturbed")
 def test_prune_deletes_what_is_older_than_a_week(shop: Fleet, label: str) -> None:
     """It deletes nothing else."""
     for days in (8, 6):
@@ -238,6 +250,7 @@ def locked(fleet: Fleet, table: str) -> Iterator[None]:
             session.stdin.close()
 
 
+@pytest.mark.usefixtures("undisturbed")
 def test_each_worker_executes_one_task_at_a_time(shop: Fleet) -> None:
     """The document says so. More tasks than all workers can run and prefetch wait for a table."""
     nodes = fleets.nodes(shop)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from support import database, web
+from support.tasks import wait_until_none_is_due
 from support.waiting import wait_for
 
 if TYPE_CHECKING:
@@ -68,19 +67,8 @@ def discounts(fleet: Fleet) -> int:
 
 @pytest.fixture
 def undisturbed(fleet: Fleet) -> None:
-    """Wait until beat sends nothing for a minute: at the full hour its task makes discounts, too."""
-    app = fleet.of("celery_beat")["celery_app_name"]
-
-    def look() -> bool:
-        text = fleet.must(fleet.one("celery_beat"), ["cat", f"/run/{app}-beat/schedule.json"])
-        end = datetime.now(UTC) + timedelta(minutes=1)
-        return all(
-            datetime.fromisoformat(one["due"]) > end
-            for one in json.loads(text)["entries"]
-            if one["task"].startswith("app.tasks.recompute_")
-        )
-
-    wait_for("no discounts are due soon", 120, look, pause=5)
+    """At the full hour beat's task makes discounts, too."""
+    wait_until_none_is_due(fleet, "app.tasks.recompute_")
 
 
 def due(fleet: Fleet) -> int:

@@ -57,8 +57,8 @@ def test_waiting_tasks_go_back_and_running_ones_end(
         until(lambda: worker.record)
         running = made.ledger.begun.keys() - made.ledger.ended.keys()
         # A message that kombu's last poll fetches comes within a second and goes straight back.
-        until(lambda: made.unacked() <= running)
-        assert worker.record["handed_back"] > 0
+        # It may be the only one, and then the record counts it a second later.
+        until(lambda: made.unacked() <= running and worker.record["handed_back"] > 0)
 
         assert worker.wait() == 0, worker.log
         assert made.account(sent) == NOTHING, worker.log

@@ -1,13 +1,15 @@
-"""Send tasks as the application does: from its host, with the producer's credentials."""
+"""Send tasks as the application does: from its host, with the producer's credentials; wait while beat sends them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from support.inventory import Fleet
+from support.waiting import wait_for
 
 _SEND = """
 import json, sys
@@ -58,3 +60,19 @@ def send(fleet: Fleet, tasks: Sequence[Task]) -> list[str]:
     return run_in_release(
         fleet, fleet.one("celery_producers"), "web", "producer", _SEND, payload
     ).split()
+
+
+def wait_until_none_is_due(fleet: Fleet, *beginnings: str) -> None:
+    """Wait until beat sends no task whose name begins like this for a minute: it would change the same rows."""
+    path = f"/run/{fleet.of('celery_beat')['celery_app_name']}-beat/schedule.json"
+
+    def look() -> bool:
+        entries = json.loads(fleet.must(fleet.one("celery_beat"), ["cat", path]))["entries"]
+        end = datetime.now(UTC) + timedelta(minutes=1)
+        return all(
+            datetime.fromisoformat(entry["due"]) > end
+            for entry in entries
+            if entry["task"].startswith(beginnings)
+        )
+
+    wait_for("none is due soon", 120, look, pause=5)
