@@ -1,7 +1,7 @@
 """Check the health of this host, without Celery. A systemd timer runs it as root, with the system's Python.
 
     /usr/bin/python3 -S -I program.py check APP     run the checks; ExecStart= of <app>-health.service
-    /usr/bin/python3 -S -I program.py tell APP      run the command for a change of state; its ExecStopPost=
+    /usr/bin/python3 -S -I program.py tell APP      run the command for a change; its ExecStopPost=
 
 ``/etc/celery-fleet/<app>/health.json`` says what to check, and has the thresholds. The checks run in parallel, each
 with its own time limit, so one that hangs does not delay the others. The result goes to the file that
@@ -40,7 +40,7 @@ from celery_fleet.health.setup import CheckError, Setup
 CONFIGURATION = Path("/etc/celery-fleet")
 USAGE = "usage: program.py check|tell APP"
 
-#: Seconds that the command for a change of state may take; the unit's TimeoutStopSec= is longer.
+#: Seconds that the command for a change may take; the unit's TimeoutStopSec= is longer.
 TELL = 30.0
 
 #: Prefixes of lines from which the journal reads their levels (sd-daemon(3)).
@@ -158,11 +158,12 @@ def last_of(setup: Setup, path: Path) -> dict[str, Any]:
 
 
 def due(result: Mapping[str, Any]) -> bool:
-    """Return whether to report the state: if it has changed, unless it is good in the first result."""
-    return result["state"] != result["previous"] and (result["previous"], result["state"]) != (
-        UNKNOWN,
-        GOOD,
-    )
+    """Return whether to report a result: if the host's state has changed or a check got worse.
+
+    Otherwise a host with a lasting warning would hide all later ones. A first result that is good is not reported.
+    """
+    change = (result["previous"], result["state"])
+    return bool(result.get("worse")) or (change[0] != change[1] and change != (UNKNOWN, GOOD))
 
 
 def was_stopped() -> bool:
@@ -176,7 +177,7 @@ def was_stopped() -> bool:
 
 
 def tell(setup: Setup, state: Path | None = None, timeout: float = TELL) -> int:
-    """Run the user's command if the state has changed. Returns 0, so that the exit status of the check counts."""
+    """Run the user's command if the health has changed. Returns 0, so that the exit status of the check counts."""
     path = health_result.path_of(setup.app, state)
     unwritten = health_result.unwritten_of(setup.app)
     result = health_result.before(path)

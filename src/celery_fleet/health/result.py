@@ -3,10 +3,11 @@
     /var/lib/celery-fleet/health/<app>.json
     {"format": 1, "app": "shop", "host": "worker1", "state": "bad", "previous": "good",
      "since": "2026-01-02T03:00:00.120+00:00", "checked": "2026-01-02T03:00:00.120+00:00", "seconds": 1.2,
-     "interval": 300, "invocation": "…",
+     "interval": 300, "invocation": "…", "worse": ["disk"],
      "checks": {"disk": {"state": "bad", "text": "/: 2 % free …", "value": {…}}, …}}
 
-``checked`` is when the check began, and ``since`` when the state last changed. Only the standard library.
+``checked`` is when the check began, and ``since`` when the state last changed. ``worse`` lists the checks whose own
+state is worse than in the previous result. Only the standard library.
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ class Finding:
 def worst(states: Iterable[str]) -> str:
     """Return the worst of some states; good if there are none."""
     return max(states, key=_ORDER.index, default=GOOD)
+
+
+def _is_worse(state: str, was: str) -> bool:
+    """Return whether a check got worse; one that the previous result lacks did not, as far as is known."""
+    return was in (GOOD, WARNING) and worst((was, state)) != was
 
 
 def moment(now: datetime | None = None) -> str:
@@ -140,6 +146,7 @@ def compose(
     """
     state = worst(finding.state for finding in findings.values())
     previous = str(last.get("state", UNKNOWN))
+    earlier: Mapping[str, Any] = last.get("checks", {})
     return {
         "format": FORMAT,
         "app": app,
@@ -151,6 +158,11 @@ def compose(
         "seconds": round(seconds, 2),
         "interval": interval,
         "invocation": invocation,
+        "worse": [
+            name
+            for name, found in findings.items()
+            if _is_worse(found.state, (earlier.get(name) or {}).get("state", UNKNOWN))
+        ],
         "checks": {
             name: {"state": found.state, "text": found.text, "value": found.value}
             for name, found in findings.items()

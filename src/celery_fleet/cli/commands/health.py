@@ -19,7 +19,7 @@ from celery_fleet.cli.options import Context, command
 from celery_fleet.common import systemctl
 from celery_fleet.health import result as health_result
 
-#: Seconds that a check and its command on a change of state may take: the unit's own limits, and some more.
+#: Seconds that a check and its command on a change may take: the unit's own limits, and some more.
 NOW = 120.0
 
 

@@ -333,6 +333,46 @@ def test_a_change_runs_the_command(
 
 
 @pytest.mark.parametrize(
+    ("was", "state", "told"),
+    [
+        (GOOD, WARNING, True),
+        (GOOD, BAD, True),
+        (WARNING, BAD, True),
+        (WARNING, WARNING, False),
+        (BAD, WARNING, False),
+        (BAD, GOOD, False),
+        # The previous result did not have this check.
+        (UNKNOWN, BAD, False),
+    ],
+)
+def test_a_check_that_gets_worse_runs_the_command_although_the_host_was_bad_before(
+    tmp_path: Path,
+    checks: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    was: str,
+    state: str,
+    told: bool,
+) -> None:
+    found = {"disk": BAD, "dead_letters": was}
+    checks(**{name: lambda _, name=name: Finding(found[name], f"of {name}") for name in found})
+    out = tmp_path / "told.json"
+    names = ["disk"] if was == UNKNOWN else ["disk", "dead_letters"]
+    monkeypatch.setenv("INVOCATION_ID", "first")
+    health.check(read(tmp_path, checks=names), tmp_path)
+
+    found["dead_letters"] = state
+    monkeypatch.setenv("INVOCATION_ID", "second")
+    argv = [sys.executable, "-c", SCRIPT, str(out)]
+    setup = read(tmp_path, checks=["disk", "dead_letters"], on_change=argv)
+    health.check(setup, tmp_path)
+    health.tell(setup, tmp_path)
+    assert out.exists() is told
+    if told:
+        result = json.loads(out.read_text())["stdin"]
+        assert (result["previous"], result["state"], result["worse"]) == (BAD, BAD, ["dead_letters"])
+
+
+@pytest.mark.parametrize(
     ("argv", "said"),
     [
         (["/no/such"], "can't be run"),
