@@ -359,12 +359,15 @@ class Worker:
         made.conf.update(self.settings, broker_url=url, result_backend="disabled://")
         return made
 
-    def send(self, count: int, seconds: float, *, first: int = 0, task: str = "work") -> list[int]:
+    def send(
+        self, count: int, seconds: float, *, first: int = 0, task: str = "work", **options: Any
+    ) -> list[int]:
         """Send tasks; return their numbers."""
         numbers = list(range(first, first + count))
         with self.app() as app:
             for number in numbers:
-                app.send_task(f"shop.{task}", (number, seconds) if task != "limited" else (number,))
+                arguments = (number, seconds) if task != "limited" else (number,)
+                app.send_task(f"shop.{task}", arguments, **options)
         return numbers
 
     def go(self) -> None:

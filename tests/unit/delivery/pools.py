@@ -31,6 +31,8 @@ from celery import Celery
 app = Celery("shop")
 app.conf.update(
     task_ignore_result=True,
+    # On a busy machine a process may need longer than Celery's 4 s to start.
+    worker_proc_alive_timeout=60,
     task_acks_late=os.environ.get("SHOP_LATE") == "yes",
     worker_prefetch_multiplier=int(os.environ.get("SHOP_MULTIPLIER") or 4),
 )

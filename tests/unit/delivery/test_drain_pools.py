@@ -90,10 +90,13 @@ def test_sighup_drains_a_worker_and_ends_it(tmp_path: Path, pool: str) -> None:
 def test_a_task_whose_time_comes_after_it_went_back_does_not_run(tmp_path: Path, pool: str) -> None:
     with shop(tmp_path, ATOMIC) as made:
         worker = made.worker(pool, SHOP_LATE="yes")
-        sent = [made.send(seconds=6.0), made.send(countdown=4)]
+        sent = [made.send("held"), made.send(countdown=15)]
+        due = time.monotonic() + 15
         until(lambda: made.ledger.begun and len(made.unacked()) == 2)
         worker.terminate()
         until(lambda: made.queued().keys() == {sent[1]})
+        time.sleep(max(0.0, due + 2 - time.monotonic()))
+        made.go()
         assert worker.wait() == 0, worker.log
         assert made.ledger.begun.keys() == {sent[0]}
         assert made.account(sent) == NOTHING, worker.log
@@ -136,13 +139,15 @@ def test_a_draining_worker_answers_and_fetches_nothing(tmp_path: Path, pool: str
 @pytest.mark.parametrize("pool", FREE)
 def test_a_pause_hands_back_and_a_resume_fetches_again(tmp_path: Path, pool: str) -> None:
     with shop(tmp_path, ATOMIC) as made:
-        made.worker(pool, SHOP_LATE="yes")
+        worker = made.worker(pool, SHOP_LATE="yes")
         sent = [made.send("held") for _ in range(SLOTS)]
         until(lambda: busy(made, pool))
         sent += [made.send(), made.send(countdown=60), made.send("limited"), made.send("limited")]
         # gevent's consumer waits for a slot with the first message that finds none.
         taken = SLOTS + 1 if pool == "gevent" else len(sent)
         until(lambda: len(made.unacked()) == taken)
+        # Redis has them as unacked before the worker has read the reply.
+        until(lambda: worker.log.count("] received") == taken)
 
         standing = ask(made, "fleet_pause", seconds=300)
         assert (standing["state"], standing["handed_back"]) == ("paused", taken - SLOTS)

@@ -87,8 +87,8 @@ def test_a_paused_queue_is_not_fetched_and_waiting_messages_go_back(
         sent.append(made.send())
         # Longer than a pending poll of kombu.
         time.sleep(1.5)
+        until(lambda: made.queued().keys() == set(sent) - begun.keys())
         assert made.ledger.begun == begun
-        assert made.queued().keys() == set(sent) - begun.keys()
         assert "queue mail is paused (queue mail) by ana: tests" in worker.log
 
         assert operator("resume", "queue:mail")["workers"][NODE] == {"paused": {}}

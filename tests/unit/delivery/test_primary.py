@@ -30,6 +30,7 @@ from celery_fleet.common.redis_client import Client, ClientError, Server, primar
 from celery_fleet.compat import broker as compat_broker
 from celery_fleet.compat import primary as following
 from celery_fleet.config.settings import parse
+from celery_fleet.delivery.hand_back import worker_record
 from celery_fleet.health import redis_checks
 from celery_fleet.health.redis_checks import sentinels
 from celery_fleet.health.result import BAD, WARNING
@@ -260,6 +261,12 @@ def test_a_beat_waits_for_a_replica_and_sends_nothing_twice(
             leader.send("entry", "2", "mail", "two", "{}")
     for one in frozen:
         one.signal(signal.SIGCONT)
+    servers.until(
+        lambda: any(
+            servers.ask(one, "LLEN", "mail", user="worker") == before + 1 for one in frozen
+        ),
+        "a replica goes on",
+    )
     assert leader.send("entry", "2", "mail", "two", "{}")
     assert client.llen("mail") == before + 1
     assert not Leadership(client, "two", replicas=1).send("entry", "3", "mail", "three", "{}")
@@ -272,6 +279,12 @@ def test_the_watchdogs_question_follows_the_primary(servers: Replicated) -> None
     assert broker.name(app) == servers.name
     assert ask() is None
     move(servers)
+    servers.until(
+        lambda: (
+            "min_slaves_good_slaves:0" not in servers.ask(servers.primary(), "INFO", "replication")
+        ),
+        "the new primary has a replica",
+    )
     assert ask() is None
     for one in servers.sentinels:
         one.kill()
@@ -412,7 +425,10 @@ def test_what_a_dead_worker_held_goes_back_to_the_new_primary(
     load.start_worker("w1")
     with load.app() as app:
         app.send_task("shop.wait", ("one",), task_id="one")
-    servers.until(lambda: load.noted("begin"), "it runs")
+    record = load.directory / "run-w1"
+    servers.until(
+        lambda: load.noted("begin") and worker_record.read_begun(record), "it runs, and is recorded"
+    )
     load.kill_worker("w1")
     move(servers)
     assert servers.ask(servers.primary(), "LLEN", "mail", user="worker") == 0

@@ -73,11 +73,13 @@ def test_a_burst_is_worked_off_by_more_processes_which_end_afterwards(
 ) -> None:
     with shop(tmp_path, delivery) as made:
         worker = made.worker("prefork", SHOP_LATE="yes", SHOP_MULTIPLIER="1", **AUTOSCALE)
-        sent = [made.send(seconds=0.5, headers={SENT: time.time()}) for _ in range(150)]
+        kinds = [("held", 0.0)] * 6 + [("work", 0.5)] * 144
+        sent = [made.send(*kind, headers={SENT: time.time()}) for kind in kinds]
         until(lambda: len(resized(worker.log)) == 3)
         found = stats(made)
         assert found["pool"]["max-concurrency"] == len(found["pool"]["processes"]) == 6
         assert found["prefetch_count"] == 6
+        made.go()
         until(lambda: len(made.ledger.ended) == len(sent))
 
         until(lambda: resized(worker.log)[-1][1] == SLOTS)

@@ -340,6 +340,8 @@ def test_only_the_task_that_kills_its_worker_becomes_a_dead_letter(
         if worker.poll() is None:
             worker.terminate()
             worker.wait(60)
+        # Its pool may still be ending.
+        os.close(worker_record.hold_exclusively(directory, wait=60))
         bulk.hand_back(directory)
     (identity,) = bulk.broker.zrange(keys.DEAD_LETTERS_INDEX, 0, -1)
     letter = dead_letters.DeadLetter.parse(bulk.broker.hget(keys.DEAD_LETTERS, identity))

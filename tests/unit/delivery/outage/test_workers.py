@@ -500,7 +500,7 @@ UNCARRIED = {**DELIVERY, "carry": False}
 @pytest.mark.long
 def test_without_carry_time_limits_outlast_a_lost_connection(tmp_path: Path) -> None:
     with working(tmp_path, "-P", "prefork", "-c", "2", delivery=UNCARRIED) as worker:
-        (number,) = worker.send(1, 0, task="limited")
+        (number,) = worker.send(1, 0, task="limited", time_limit=15)
         worker.done([number], "start")
         cut(worker)
         # It would sleep for 600 s.
@@ -510,7 +510,7 @@ def test_without_carry_time_limits_outlast_a_lost_connection(tmp_path: Path) -> 
 
 def test_without_carry_time_limits_hold_while_the_broker_is_away(tmp_path: Path) -> None:
     with working(tmp_path, "-P", "prefork", "-c", "2", delivery=UNCARRIED) as worker:
-        limited = worker.send(1, 0, task="limited")
+        limited = worker.send(1, 0, task="limited", time_limit=15)
         worker.done(limited, "start")
         worker.server.kill()
         worker.done(limited, "failed")

@@ -369,7 +369,11 @@ def test_a_check_that_gets_worse_runs_the_command_although_the_host_was_bad_befo
     assert out.exists() is told
     if told:
         result = json.loads(out.read_text())["stdin"]
-        assert (result["previous"], result["state"], result["worse"]) == (BAD, BAD, ["dead_letters"])
+        assert (result["previous"], result["state"], result["worse"]) == (
+            BAD,
+            BAD,
+            ["dead_letters"],
+        )
 
 
 @pytest.mark.parametrize(
