@@ -72,6 +72,7 @@ def test_a_limit_and_tags_change_their_part_and_the_next_run_the_rest(changes: F
 # A process with an old library that belongs to no fleet, to show that needrestart does restart something.
 OTHERS_UNIT = """
 [Service]
+Type=exec
 ExecStart=/usr/bin/python3 -c "import ssl, time; time.sleep(86400)"
 """
 

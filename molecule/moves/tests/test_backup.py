@@ -114,6 +114,8 @@ def backed_up(changes: Fleets, tmp_path_factory: pytest.TempPathFactory) -> Iter
     try:
         make = ["install", "--directory", f"--owner={app}-backup", "--mode=0700", PLACE]
         fleet.must(REDIS, make)
+        # At the full hour beat sends a task to this queue, too.
+        tasks.wait_until_none_is_due(fleet, "app.tasks.recompute_", minutes=4)
         fleet.must(
             WORKER, ["celery-fleet", "pause", f"--queue={QUEUE}", "--why=backup", "--wait=60"]
         )

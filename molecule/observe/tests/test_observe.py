@@ -175,7 +175,7 @@ FAULTS = {
     ),
     "a queue is long": Fault(
         {"alertname": "CeleryQueueLong", "queue_name": "analytics"},
-        lambda fleet: send(fleet, [tracer("long", "analytics", 2)] * 120),
+        lambda fleet: send(fleet, [tracer("long", "analytics", 2)] * 160),
     ),
 }
 

@@ -62,7 +62,7 @@ def test_the_history_says_which_worker_ran_a_task(fleet: Fleet) -> None:
 
 def test_the_history_shows_a_worker_that_died(fleet: Fleet) -> None:
     """The task ran there for some seconds; another worker, or the same one, runs it again."""
-    (task_id,) = send(fleet, [tracer("died", "discounts", 8)])
+    (task_id,) = send(fleet, [tracer("died", "discounts", 20)])
     wait_for_ends(fleet, task_id, 60, "started")
     ((node, _),) = ends(fleet, task_id)
     worker, host = node.split("@")

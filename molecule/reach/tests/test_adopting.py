@@ -32,6 +32,16 @@ def weigh(text):
     time.sleep(1)
     return len(text)
 """
+#: Sends tasks that the worker fetches and holds, and then others that it runs or that wait.
+SEND = """\
+import time
+
+from legacy import weigh
+
+for countdown in [60] * 6 + [None] * 12:
+    print(weigh.apply_async(("apples",), countdown=countdown, queue="orders").id)
+    time.sleep(0.3)
+"""
 UNIT = f"""\
 [Service]
 User=shop
@@ -44,8 +54,8 @@ WantedBy=multi-user.target
 ENDED = re.compile(r"Task shop\.weigh\[([0-9a-f-]{36})\] succeeded")
 
 
-def old_celery(fleet: Fleet, *words: str) -> str:
-    """Run a command of the old application, as its own documents would."""
+def old_python(fleet: Fleet, *words: str) -> str:
+    """Run the old application's Python, as its own documents would."""
     unit = [
         "systemd-run",
         "--quiet",
@@ -55,21 +65,17 @@ def old_celery(fleet: Fleet, *words: str) -> str:
         f"--working-directory={DIRECTORY}",
         f"--property=EnvironmentFile={DIRECTORY}/environment",
     ]
-    return fleet.must(
-        HOST, [*unit, "/opt/shop/current/venv/bin/python", "-m", "celery", "-A", "legacy", *words]
-    )
+    return fleet.must(HOST, [*unit, "/opt/shop/current/venv/bin/python", *words])
+
+
+def old_celery(fleet: Fleet, *words: str) -> str:
+    return old_python(fleet, "-m", "celery", "-A", "legacy", *words)
 
 
 def holds(fleet: Fleet, kind: str) -> list[str]:
     """Return the ids of the tasks that the old worker holds: `active`, `reserved` or `scheduled`."""
     answer = json.loads(old_celery(fleet, "inspect", kind, "-d", NODE, "--json"))
     return [task["request"]["id"] if kind == "scheduled" else task["id"] for task in answer[NODE]]
-
-
-def send(fleet: Fleet, *options: str) -> str:
-    return old_celery(
-        fleet, "call", "shop.weigh", '--args=["apples"]', "--queue=orders", *options
-    ).strip()
 
 
 def runs(fleet: Fleet, since: int) -> collections.Counter[str]:
@@ -103,7 +109,7 @@ def old_worker(fleet: Fleet) -> Iterator[None]:
 def test_an_old_worker_is_stopped_without_a_loss(fleet: Fleet) -> None:
     since = int(time.time())
     wait_for("the old worker answers", 60, lambda: NODE in old_celery(fleet, "status"), pause=2)
-    sent = [send(fleet, "--countdown=60") for _ in range(6)] + [send(fleet) for _ in range(12)]
+    sent = old_python(fleet, "-c", SEND).split()
     later = holds(fleet, "scheduled")
     assert later, "the old worker holds no task with an ETA, so this shows nothing"
 

@@ -64,7 +64,12 @@ def test_status(fleet: Fleet, host_name: str) -> None:
         for unit in fleet.expected[host_name]["units"]
         if not unit.endswith((".target", ".timer"))
     }
-    found = wait_for("all is well", 10, lambda: ask(fleet, host_name, "status"))
+
+    def well() -> Any:
+        done = call(fleet, host_name, "--format", "json", "status")
+        return done.status == 0 and json.loads(done.output)
+
+    found = wait_for("all is well", 10, well)
     assert {unit["name"] for unit in found["units"]} == wanted
     assert [unit["name"] for unit in found["units"] if not unit["ok"]] == []
     if found["note"] is None:
@@ -128,7 +133,9 @@ def test_exec_passes_status_input_signals_and_a_terminal_through(fleet: Fleet) -
 
 def test_celerys_own_commands_as_the_operator(fleet: Fleet, nothing_refused: None) -> None:
     name = fleet.one("celery_workers")
-    found = call(fleet, name, "exec", "--as", "operator", "--", "celery", "inspect", "ping")
+    # By default Celery waits one second for answers.
+    ping = ("celery", "inspect", "ping", "--timeout=20", f"--destination={','.join(nodes(fleet))}")
+    found = call(fleet, name, "exec", "--as", "operator", "--", *ping)
     assert (found.status, found.output.count("pong")) == (0, len(nodes(fleet)))
     queue = fleet.expected[name]["celery_worker_host_instances"][0]
     done = call(

@@ -55,6 +55,8 @@ def test_a_pause_outlasts_restarts_and_runs(
 ) -> None:
     host, worker = place
     queue = queue_of(fleet, host, worker)
+    # At the full hour beat sends a task to this queue, too.
+    tasks.wait_until_none_is_due(fleet, "app.tasks.recompute_", minutes=3)
     fleet.must(host, ["celery-fleet", "pause", f"--queue={queue}", "--why=host tests", "--wait=60"])
     waiting = status(fleet, host)["queues"][queue]["waiting"]
     tasks.send(fleet, [tasks.tracer(f"{label}-{number}", queue, 0) for number in range(3)])

@@ -28,6 +28,8 @@ NOISE = (
     r"/var/log/(journal|wtmp|btmp|lastlog|faillog|private)(/.*)?",
     r"/var/lib/(systemd|private|logrotate|postgresql|dbus)(/.*)?",
     r"/var/log/postgresql(/.*)?",
+    # dpkg-db-backup.timer writes there after midnight.
+    r"/var/backups(/.*)?",
     r"/var/(lib/)?tmp(/.*)?",
     # A running server writes these at any time. If a removal leaves something there, the directory shows it.
     r"/var/lib/celery-fleet-redis/[^/]+/(appendonlydir/.*|dump\.rdb)",

@@ -62,17 +62,20 @@ def send(fleet: Fleet, tasks: Sequence[Task]) -> list[str]:
     ).split()
 
 
-def wait_until_none_is_due(fleet: Fleet, *beginnings: str) -> None:
-    """Wait until beat sends no task whose name begins like this for a minute: it would change the same rows."""
+def wait_until_none_is_due(fleet: Fleet, *beginnings: str, minutes: int = 1) -> None:
+    """Wait until beat sends no task whose name begins like this for some minutes.
+
+    It would change the same rows, or be in the same queue.
+    """
     path = f"/run/{fleet.of('celery_beat')['celery_app_name']}-beat/schedule.json"
 
     def look() -> bool:
         entries = json.loads(fleet.must(fleet.one("celery_beat"), ["cat", path]))["entries"]
-        end = datetime.now(UTC) + timedelta(minutes=1)
+        end = datetime.now(UTC) + timedelta(minutes=minutes)
         return all(
             datetime.fromisoformat(entry["due"]) > end
             for entry in entries
             if entry["task"].startswith(beginnings)
         )
 
-    wait_for("none is due soon", 120, look, pause=5)
+    wait_for("none is due soon", 60 * (minutes + 1), look, pause=5)
