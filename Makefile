@@ -36,14 +36,13 @@ sanity: setup ## ansible-test sanity on the collection as it is built
 # Only a soak runs these.
 SOAK_ONLY := arm64
 SCENARIOS := $(filter-out $(SOAK_ONLY),$(patsubst molecule/%/molecule.yml,%,$(wildcard molecule/*/molecule.yml)))
-# These measure times, so they run by themselves; the others run two at a time. observe mostly waits for alerts, while
-# the emulated machine of cgroup2 computes; debian13 takes its place when it ends, ten minutes before observe.
-ALONE := restarts delivery
-WAITING := observe cgroup2 debian13
+# All run two at a time. restarts and delivery measure times, so they come last, one after the other, beside observe,
+# which mostly waits for alerts: these three leave more than half of two processors unused.
+WAITING := observe restarts delivery
 # Those that take longest come first, so that none of them runs by itself at the end. noon and failover load all
-# processors, so each of them begins beside a scenario that mostly waits.
-LONGEST := noon change failover moves fleets database_fleets
-PAIRED := $(LONGEST) $(filter-out $(ALONE) $(WAITING) $(LONGEST),$(SCENARIOS))
+# processors, so each of them begins beside a scenario that mostly waits. The emulated machine of cgroup2 uses one.
+LONGEST := noon change failover cgroup2 moves fleets database_fleets
+PAIRED := $(LONGEST) $(filter-out $(WAITING) $(LONGEST),$(SCENARIOS))
 # together: the parts of these scenarios, for check.sh
 together = $(subst $(SPACE),$(COMMA),$(strip $(1:%=molecule:%)))
 COMMA := ,
@@ -51,7 +50,7 @@ SPACE := $(subst x,,x x)
 
 test-all: setup ## every test and scenario, even if one fails; writes docs/tested.md
 	@scripts/check.sh --keep-going fast long sanity $(call together,$(PAIRED)),slow,slow-lint \
-		$(call together,$(WAITING)) $(ALONE:%=molecule:%) tested
+		$(call together,$(WAITING)) tested
 
 test-%: setup ## one Molecule scenario: test-default, test-change, test-fleets, test-cgroup2 (installs qemu) …
 	@scripts/check.sh molecule:$*
