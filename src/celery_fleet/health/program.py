@@ -189,12 +189,16 @@ def tell(setup: Setup, state: Path | None = None, timeout: float = TELL) -> int:
         return 0
     else:
         # The check was killed, because of a timeout or for lack of memory, or it could not write its result.
-        ended = os.environ.get("SERVICE_RESULT", "no result")
+        found = Finding(
+            BAD,
+            f"the check itself left no result: {os.environ.get('SERVICE_RESULT', 'no result')}",
+        )
+        print(f"{_LEVELS[BAD]}health: {found.state}: {found.text}", flush=True)
         result = health_result.compose(
             app=setup.app,
             host=setup.host,
             interval=setup.interval,
-            findings={"health": Finding(BAD, f"the check itself left no result: {ended}")},
+            findings={"health": found},
             last=last_of(setup, path),
             checked=health_result.moment(),
             seconds=0.0,

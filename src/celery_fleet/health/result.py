@@ -52,8 +52,9 @@ def worst(states: Iterable[str]) -> str:
 
 
 def _is_worse(state: str, was: str) -> bool:
-    """Return whether a check got worse; one that the previous result lacks did not, as far as is known."""
-    return was in (GOOD, WARNING) and worst((was, state)) != was
+    """Return whether a check got worse. One that the previous result lacks was good: nothing else was reported."""
+    known = was if was in _ORDER else GOOD
+    return worst((known, state)) != known
 
 
 def moment(now: datetime | None = None) -> str:
@@ -69,6 +70,12 @@ def path_of(app: str, directory: Path | None = None) -> Path:
 def unwritten_of(app: str) -> Path:
     """Return the path of a result that could not be written; it only exists after that."""
     return UNWRITTEN / f"{app}.health.json"
+
+
+def current_of(app: str, root: Path = Path("/")) -> Path:
+    """Return the path of an application's last result, even if that could not be written to its usual place."""
+    unwritten, usual = (root / path.relative_to("/") for path in (unwritten_of(app), path_of(app)))
+    return unwritten if unwritten.exists() else usual
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ Run = Callable[..., Result]
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(application, "CONFIGURATION", tmp_path / "etc")
     monkeypatch.setattr(health_result, "STATE", tmp_path)
+    monkeypatch.setattr(health_result, "UNWRITTEN", tmp_path / "run")
     monkeypatch.delenv("CELERY_FLEET_APP", raising=False)
     host.install(tmp_path)
     return lambda *words: CliRunner().invoke(cli, ["health", *words])
@@ -48,6 +49,15 @@ def leave(directory: Path, state: str, ago: float = 10, **more: Any) -> dict[str
     )
     health_result.write(directory / "shop.json", {**result, **more})
     return result
+
+
+def test_a_result_that_could_not_be_written_to_its_place_is_shown(tmp_path: Path, run: Run) -> None:
+    leave(tmp_path, GOOD)
+    (tmp_path / "run").mkdir()
+    leave(tmp_path / "run", BAD)
+    (tmp_path / "run/shop.json").rename(tmp_path / "run/shop.health.json")
+    done = run()
+    assert (done.exit_code, "shop on worker1: bad" in done.output) == (1, True), done.output
 
 
 @pytest.mark.parametrize(("state", "status"), [(GOOD, 0), (WARNING, 0), (BAD, 1)])

@@ -173,31 +173,37 @@ def _hosts(fleet: MonitoredFleet) -> Iterator[Rule]:
         )
     checked = {name: host.stale for name, host in fleet.hosts.items() if host.stale}
     for host in [*checked][:1]:
-        state = fleet.of("celery_fleet_health_state", host=host)
+        metric = "celery_fleet_health_check_state"
+        state = fleet.of(metric, host=host, check="database")
+        # One alert for each check: the host's own state would hide a check that turns bad after another one.
         yield Rule(
             "CeleryHealthBad",
             WARNING,
-            f"{fleet.of('celery_fleet_health_state')} == 2",
+            f"{fleet.of(metric)} == 2",
             0,
             6 * MINUTE,
-            "The health check of $host is bad.",
+            "The health check $check of $host is bad.",
             "first",
             calm={state: at(1)},
             fires=({state: at(2)},),
-            found={"host": host},
+            found={"host": host, "check": "database"},
         )
     for stale, hosts, (host, *_) in grouped("host", checked, fleet.hosts):
-        series = fleet.of("celery_fleet_health_checked_timestamp_seconds", host=host)
+        metric = "celery_fleet_health_checked_timestamp_seconds"
+        series, answers = fleet.of(metric, host=host), fleet.of("up", host=host, exporter="fleet")
+        up, result = fleet.of("up", hosts, exporter="fleet"), fleet.of(metric, hosts)
         yield Rule(
             "CeleryHealthStale",
             WARNING,
-            f"time() - {fleet.of('celery_fleet_health_checked_timestamp_seconds', hosts)} > {plain(stale)}",
+            f"max by (app, host) ({up} == 1 unless on (app, host) {result}) "
+            f"or max by (app, host) (time() - {result}) > {plain(stale)}",
             _FIRST_CHECK,
             stale + _FIRST_CHECK + MINUTE,
-            "The health check of $host has not run for two intervals.",
+            "The health check of $host has left no result for two intervals.",
             "the-health-unit-has-failed",
-            calm={series: at(-stale, INTERVAL)},
-            fires=({series: at(0)},),
+            calm={series: at(-stale, INTERVAL), answers: at(1)},
+            fires=({series: at(0)}, {series: None}),
+            quiet=({series: None, answers: at(0)},),
             found={"host": host},
             labels={"threshold": plain(stale)},
         )

@@ -241,7 +241,8 @@ def _queues(fleet: MonitoredFleet) -> Iterator[Rule]:
         yield Rule(
             "CeleryPaused",
             WARNING,
-            f"max by (app, queue_name) ({paused}) == 1",
+            # A worker that starts has no series for some seconds, and the hour must not begin again then.
+            f"max by (app, queue_name) (max_over_time({paused}[5m])) == 1",
             _FORGOTTEN,
             _FORGOTTEN + MINUTE,
             f"The queue $queue_name has been paused in a worker for {plain(_FORGOTTEN / MINUTE)} minutes.",

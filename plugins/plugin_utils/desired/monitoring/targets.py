@@ -10,7 +10,7 @@ from .rule import CRITICAL, INTERVAL, WARNING
 
 # Labels that say what an alert is about.
 _ABOUT: Final = (
-    *("host", "hostname", "worker", "queue_name", "name", "unit", "redis"),
+    *("host", "hostname", "worker", "queue_name", "name", "unit", "redis", "check"),
     *("path", "file", "entry", "slo"),
 )
 

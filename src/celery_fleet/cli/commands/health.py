@@ -43,7 +43,7 @@ def health(context: Context, now: bool) -> None:
     application = context.application
     if now:
         check(application, context.bound(NOW))
-    path = health_result.path_of(application.name)
+    path = health_result.current_of(application.name)
     found = result_of(application, path)
     seconds = health_result.age(found)
     stale = health_result.stale(found, seconds)
@@ -100,11 +100,10 @@ def check(application: Application, seconds: float = NOW) -> None:
         )
     began = time.time()
     deadline = time.monotonic() + seconds
-    path = health_result.path_of(application.name)
     # A check that the timer started earlier does not show the present state; then run it once more.
     for _ in range(2):
         said = start(unit, deadline - time.monotonic())
-        last = health_result.before(path)
+        last = health_result.before(health_result.current_of(application.name))
         if last and datetime.fromisoformat(last["checked"]).timestamp() >= began - 0.001:
             return
     raise CommandError(

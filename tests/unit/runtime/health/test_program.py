@@ -290,7 +290,9 @@ def changing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., i
             host="worker1",
             interval=300,
             findings={"a": Finding(state, "of a")},
-            last={} if previous == UNKNOWN else {"state": previous},
+            last={}
+            if previous == UNKNOWN
+            else {"state": previous, "checks": {"a": {"state": previous}}},
             checked=health_result.moment(),
             seconds=0.1,
             invocation="this",
@@ -342,7 +344,8 @@ def test_a_change_runs_the_command(
         (BAD, WARNING, False),
         (BAD, GOOD, False),
         # The previous result did not have this check.
-        (UNKNOWN, BAD, False),
+        (UNKNOWN, GOOD, False),
+        (UNKNOWN, WARNING, True),
     ],
 )
 def test_a_check_that_gets_worse_runs_the_command_although_the_host_was_bad_before(
@@ -374,6 +377,34 @@ def test_a_check_that_gets_worse_runs_the_command_although_the_host_was_bad_befo
             BAD,
             ["dead_letters"],
         )
+
+
+def test_what_a_killed_check_could_not_see_is_reported_after_it(
+    tmp_path: Path,
+    checks: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The host is bad all the time."""
+    found = {"disk": BAD, "dead_letters": GOOD}
+    checks(**{name: lambda _, name=name: Finding(found[name], f"of {name}") for name in found})
+    told = tmp_path / "told"
+    words = f"cat >> {told}"
+    setup = read(tmp_path, checks=list(found), on_change=["/bin/sh", "-c", words])
+    for invocation in ("first", "killed", "third", "fourth"):
+        monkeypatch.setenv("INVOCATION_ID", invocation)
+        monkeypatch.setenv("SERVICE_RESULT", "timeout")
+        if invocation == "killed":
+            found["dead_letters"] = WARNING
+        else:
+            health.check(setup, tmp_path)
+        health.tell(setup, tmp_path)
+    assert [json.loads(line)["worse"] for line in told.read_text().splitlines()] == [
+        ["disk"],
+        ["health"],
+        ["disk", "dead_letters"],
+    ]
+    assert "<3>health: bad: the check itself left no result: timeout" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
