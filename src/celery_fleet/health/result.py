@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -72,10 +73,11 @@ def unwritten_of(app: str) -> Path:
     return UNWRITTEN / f"{app}.health.json"
 
 
-def current_of(app: str, root: Path = Path("/")) -> Path:
-    """Return the path of an application's last result, even if that could not be written to its usual place."""
-    unwritten, usual = (root / path.relative_to("/") for path in (unwritten_of(app), path_of(app)))
-    return unwritten if unwritten.exists() else usual
+def current_of(app: str) -> Path:
+    """Return the path of the last result, even if that could not be written to its usual place, as far as root sees."""
+    unwritten = unwritten_of(app)
+    # `Path.exists` raises an error for users who may not look into the directory.
+    return unwritten if os.path.exists(unwritten) else path_of(app)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -60,6 +60,19 @@ def test_a_result_that_could_not_be_written_to_its_place_is_shown(tmp_path: Path
     assert (done.exit_code, "shop on worker1: bad" in done.output) == (1, True), done.output
 
 
+def test_who_may_not_look_for_such_a_result_is_shown_the_last_one(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(tmp_path, GOOD)
+
+    def refuse(path: Path, **_: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(health_result.os, "stat", refuse)
+        assert health_result.current_of("shop") == tmp_path / "shop.json"
+
+
 @pytest.mark.parametrize(("state", "status"), [(GOOD, 0), (WARNING, 0), (BAD, 1)])
 def test_the_exit_status_follows_the_result(
     tmp_path: Path, run: Run, state: str, status: int

@@ -66,8 +66,8 @@ class MetricPlaces:
 
     @property
     def health(self) -> Path:
-        """The result of the health check, even if that could not be written to its usual place."""
-        return result.current_of(self.app, self.root)
+        """The result of the health check."""
+        return result.path_of(self.app, self.root / result.STATE.relative_to("/"))
 
 
 def document(path: Path, largest: int = LARGEST) -> dict[str, Any]:

@@ -281,9 +281,6 @@ def test_metrics_of_health(tmp_path: Path) -> None:
     made["checks"]["clock"]["value"] = None
     write(path, made)
     assert "celery_fleet_clock_offset_seconds" not in health(tmp_path)
-    # A full disk keeps the next result from its usual place.
-    write(tmp_path / "run/celery-fleet/shop.health.json", {**made, "state": result.WARNING})
-    assert [*health(tmp_path)["celery_fleet_health_state"].values()] == [1]
 
 
 def test_a_host_that_was_never_checked_or_changed(tmp_path: Path) -> None:
