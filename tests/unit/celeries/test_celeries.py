@@ -93,10 +93,13 @@ steps.install(app, Notifier(None), print)
 scheduler = Scheduler(app, max_interval=2)
 sent = []
 scheduler.apply_entry = lambda entry, **_: sent.append(entry.name)
-end = time.monotonic() + 8
-while time.monotonic() < end:
-    time.sleep(max(0, scheduler.tick()))
-print(*(sent.count(name) for name in times))
+began, waited = time.monotonic(), 0.0
+# A pause counts as it was asked for, however much longer it is on a busy machine.
+while waited < 8:
+    pause = max(0, scheduler.tick())
+    time.sleep(pause)
+    waited += pause
+print(*(sent.count(name) for name in times), time.monotonic() - began)
 """
 
 long = pytest.mark.long
@@ -205,12 +208,14 @@ def test_beat_goes_on_without_an_entry_that_fails(environment: Environment) -> N
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    often, never, too_long, rare = map(int, done.stdout.split())
+    *counts, seconds = done.stdout.split()
+    often, never, too_long, rare = map(int, counts)
     assert often >= 6
     assert rare >= 2
     assert never == too_long == 0
     # It tries them again every two seconds, and sleeps in between.
-    assert 8 <= done.stderr.count("Cannot calculate the next run of") <= 12
+    tries = done.stderr.count("Cannot calculate the next run of")
+    assert 8 <= tries <= 2 * (float(seconds) / 2 + 2)
 
 
 @long
@@ -235,7 +240,7 @@ def test_a_fleet_with_this_celery_works(tmp_path: Path, environment: Environment
         assert grown.get(timeout=PATIENCE) == 10
 
         for user in ("operator", "producer"):
-            assert "OK" in one.celery("inspect", "ping", user=user)
+            assert "OK" in one.told("inspect", "ping", user=user)
         answer = probed(one)
         assert answer["ok"] is True, answer
 
@@ -263,10 +268,12 @@ def test_a_fleet_with_this_celery_works(tmp_path: Path, environment: Environment
             assert beat.wait(PATIENCE) == 0, one.log("beat")
 
         # The task must have begun: tasks that have not are handed back to the next worker.
-        last = app.send_task("shop.slow", (3,))
+        last = app.send_task("shop.until", (str(tmp_path / "go"),))
         wait_for(lambda: last.state == "STARTED", PATIENCE)
         worker = one.processes["worker"]
         worker.send_signal(signal.SIGTERM)
+        wait_for(lambda: "drain: 1 tasks running" in one.log(), PATIENCE)
+        (tmp_path / "go").touch()
         assert worker.wait(PATIENCE) == 0, one.log()
         assert last.get(timeout=5) is None
         assert one.refused() == []

@@ -21,6 +21,7 @@ from ansible_collections.celery_fleet.core.plugins.module_utils.reconcile.desire
 from ansible_collections.celery_fleet.core.plugins.plugin_utils.desired import acl, replication
 
 from celery_fleet.common.redis_client import Client, ClientError, Server
+from celery_fleet.compat import primary as following
 from scripts.ports import free_port
 from tests.fleet import PASSWORDS, QUEUES
 from tests.programs import knows_setinfo, required
@@ -34,6 +35,10 @@ NUMBER, QUORUM = 3, 2
 
 #: Seconds that servers may take on a busy machine.
 PATIENCE = 60.0
+
+#: Seconds by which an election without a winner delays a failover: twice `failover-timeout`, and up to one more, by
+#: which each Sentinel varies it.
+NEXT_ELECTION = following.STALE + 1.0
 
 
 @dataclass
@@ -126,6 +131,11 @@ class Replicated:
     def replicas_of(self, primary: Program) -> list[Program]:
         """Return the servers other than this one."""
         return [one for one in self.servers if one is not primary]
+
+    def lost_elections(self) -> list[int]:
+        """Return in how many elections each Sentinel has asked for votes and got too few."""
+        words = "-failover-abort-not-elected"
+        return [(one.directory / "log").read_text().count(words) for one in self.sentinels]
 
     def access(self, program: Program) -> RedisAccess:
         """Return how a deploy logs in to one server."""

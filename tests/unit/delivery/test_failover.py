@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from .failing_over import LEASE, Load, loaded
-from .replicated import Replicated, replicated
+from .replicated import NEXT_ELECTION, Replicated, replicated
 
 pytestmark = pytest.mark.long
 
-#: Seconds until a new task ends, on a busy machine. Sentinels notice a fault after 3 s here.
+#: Seconds until a new task ends, on a busy machine, if the first election has a winner. Sentinels notice a fault after
+#: 3 s here.
 LONGEST = 30.0
 
 
@@ -34,6 +35,15 @@ def load(servers: Replicated, tmp_path: Path) -> Iterator[Load]:
             made.start_worker(node)
         made.start_sending()
         yield made
+
+
+def longest(servers: Replicated, before: list[int]) -> float:
+    """Return the seconds until a new task ends, with the elections since then that no Sentinel has won.
+
+    Each Sentinel may have voted for itself. With one of three down, that is more likely.
+    """
+    since = (now - then for now, then in zip(servers.lost_elections(), before, strict=True))
+    return LONGEST + NEXT_ELECTION * max(since)
 
 
 def begin(servers: Replicated, how: str) -> None:
@@ -65,21 +75,21 @@ def test_no_task_is_lost_when_the_primary_is(servers: Replicated, load: Load, ho
     faults = []
     for _ in range(3):
         time.sleep(2)
-        moment = time.monotonic()
+        lost_before, moment = servers.lost_elections(), time.monotonic()
         begin(servers, how)
-        faults.append((moment, load.consumes_since(moment)))
+        faults.append((moment, load.consumes_since(moment), longest(servers, lost_before)))
         mend(servers)
     lost, twice = load.settle()
-    took = [round(seconds, 1) for _, seconds in faults]
+    took = [round(seconds, 1) for _, seconds, _ in faults]
     print(f"{how}: {len(load.sent)} sent, {len(lost)} lost, {len(twice)} twice, after {took} s")
     assert lost == set()
-    assert max(took) < LONGEST
+    assert all(seconds < most for _, seconds, most in faults)
     ends: dict[str, float] = {}
     for name, when in load.noted("end"):
         ends.setdefault(name, when)
     # Only what the old primary had confirmed in its last moments may be repeated.
     assert [
-        name for name in twice if not any(abs(ends[name] - moment) < LEASE for moment, _ in faults)
+        name for name in twice if not any(abs(ends[name] - moment) < LEASE for moment, *_ in faults)
     ] == []
     assert servers.refused() == []
 
@@ -88,11 +98,11 @@ def test_each_sentinel_may_be_down(servers: Replicated, load: Load) -> None:
     for number in range(3):
         servers.sentinels[number].kill()
         time.sleep(1)
-        moment = time.monotonic()
+        lost_before, moment = servers.lost_elections(), time.monotonic()
         primary = servers.primary()
         primary.kill()
         servers.until(lambda before=primary: servers.primary() is not before, "it moves")
-        assert load.consumes_since(moment) < LONGEST
+        assert load.consumes_since(moment) < longest(servers, lost_before)
         mend(servers)
     lost, _ = load.settle()
     assert lost == set()
@@ -100,11 +110,11 @@ def test_each_sentinel_may_be_down(servers: Replicated, load: Load) -> None:
 
 def test_a_worker_and_the_primary_die_together(servers: Replicated, load: Load) -> None:
     time.sleep(2)
-    moment = time.monotonic()
+    lost_before, moment = servers.lost_elections(), time.monotonic()
     servers.primary().kill()
     load.kill_worker("w1")
     # As when their host is gone: nothing hands back what the worker held.
-    assert load.consumes_since(moment) < LONGEST
+    assert load.consumes_since(moment) < longest(servers, lost_before)
     mend(servers)
     lost, _ = load.settle()
     assert lost == set()
