@@ -57,3 +57,47 @@ def test_a_child_gets_the_client_of_the_result_backend(locks: str, status: int) 
         check=False,
     )
     assert (ended.stdout.strip(), ended.stderr) == (str(status), "")
+
+
+#: A thread holds the lock of a connection pool; the child closes the pool's connections, as it does with the lease's.
+POOL = """
+import os, signal, sys, threading
+import redis
+from celery_fleet.compat import forks
+
+if sys.argv[1] == "renewed":
+    forks.install()
+pool = redis.ConnectionPool()
+held, ended = threading.Event(), threading.Event()
+
+def hold():
+    with pool._lock:
+        held.set()
+        ended.wait()
+
+threading.Thread(target=hold).start()
+held.wait()
+child = os.fork()
+if not child:
+    signal.alarm(3 if sys.argv[1] == "stock" else 50)
+    pool.disconnect()
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+ended.set()
+pool.disconnect()
+print(os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("locks", "status"), [("stock", -14), ("renewed", 0)])
+def test_a_child_closes_the_connections_of_a_pool(locks: str, status: int) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", POOL, locks],
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.stdout.strip(), ended.stderr) == (str(status), "")
