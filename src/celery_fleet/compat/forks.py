@@ -30,7 +30,8 @@ def install() -> None:
     """Give each process that this one forks new locks, before it runs anything else."""
     os.register_at_fork(after_in_child=_renew)
     # A BlockingConnectionPool makes a new lock by itself.
-    redis.ConnectionPool.reset = _with_a_new_lock(redis.ConnectionPool.reset)  # type: ignore[method-assign]
+    pool: Any = redis.ConnectionPool
+    pool.reset = _with_a_new_lock(pool.reset)
 
 
 def _with_a_new_lock(reset: Callable[[Any], None]) -> Callable[[Any], None]:
