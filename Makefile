@@ -37,7 +37,7 @@ sanity: setup ## ansible-test sanity on the collection as it is built
 SOAK_ONLY := arm64
 SCENARIOS := $(filter-out $(SOAK_ONLY),$(patsubst molecule/%/molecule.yml,%,$(wildcard molecule/*/molecule.yml)))
 # All run two at a time. restarts and delivery measure times, so they come last, one after the other, beside observe,
-# which mostly waits for alerts: these three leave more than half of two processors unused.
+# which mostly waits for alerts: by itself, each of them leaves more than half of two processors unused.
 WAITING := observe restarts delivery
 # Those that take longest come first, so that none of them runs by itself at the end. noon and failover load all
 # processors, so each of them begins beside a scenario that mostly waits. The emulated machine of cgroup2 uses one.
