@@ -237,7 +237,9 @@ def test_only_changes_of_health_run_the_command(market: Fleet) -> None:
     wait_for("all is well", 60, lambda: means.check(market, host)["state"] != "bad", pause=2)
     text = units.journal(market, host, means.health_unit(market), since)
     told = re.findall(r"told of (\w+) then (\w+) with (\d) result", text)
-    # A warning may come and go by itself, also while the host is bad.
+    # A warning may come and go by itself. While the host is bad, only a check that got worse runs the command.
+    worse = re.findall(r"\w+: (?:good -> (?:warning|bad)|warning -> bad): ", text)
+    assert len([one for one in told if one[0] == one[1]]) < len(worse), text[-3000:]
     told = [one for one in told if "bad" in one and one[0] != one[1]]
     assert len(told) == 2, text[-3000:]
     (first, bad, one), (again, last, other) = told

@@ -61,11 +61,12 @@ def test_watching_costs_little(
     share = {
         host: (processor_seconds(fleet, host) - before[host]) / seconds for host in sorted(hosts)
     }
-    rate = sent / seconds
     asked = (value(COMMANDS) - commands) / seconds
     number, spent = (
         after - earlier for after, earlier in zip(history_writes(fleet), writes, strict=True)
     )
+    wait_for("all tasks are counted", 60, lambda: value(SUCCEEDED) >= tasks + sent, pause=2)
+    rate = sent / (time.monotonic() - began)
     note(
         f"the history: {number / seconds:.1f} writes/s, {100 * spent / seconds:.3f} % of a processor in Redis"
     )
@@ -73,8 +74,7 @@ def test_watching_costs_little(
         f"{rate:.0f} tasks/s, {QUEUES} queues: {asked:.1f} Redis commands/s; processor time of the exporters "
         + ", ".join(f"{host} {100 * used:.2f} %" for host, used in share.items())
     )
-    wait_for("all tasks are counted", 60, lambda: value(SUCCEEDED) >= tasks + sent, pause=2)
-    # A busy machine sends a little less.
+    # They are counted some seconds later, and a busy machine sends a little less.
     assert rate > 0.8 * RATE
     assert asked <= 5
     assert max(share.values()) <= 0.01
