@@ -87,10 +87,9 @@ def without(finding: Finding, secrets: Collection[str]) -> Finding:
 
 def lines(result: Mapping[str, Any], last: Mapping[str, Any]) -> list[str]:
     """Return the lines for the journal: one for each check with a new state, and one for the overall state."""
-    before: Mapping[str, Any] = last.get("checks", {})
     said = []
     for name, found in result["checks"].items():
-        was = (before.get(name) or {}).get("state", UNKNOWN)
+        was = health_result.check_state(last, name)
         if found["state"] not in (was, GOOD) or (
             found["state"] == GOOD and was not in (GOOD, UNKNOWN)
         ):

@@ -52,8 +52,13 @@ def worst(states: Iterable[str]) -> str:
     return max(states, key=_ORDER.index, default=GOOD)
 
 
+def check_state(result: Mapping[str, Any], check: str) -> str:
+    """Return a check's state in a result; unknown if that lacks the check."""
+    return str((result.get("checks", {}).get(check) or {}).get("state", UNKNOWN))
+
+
 def _is_worse(state: str, was: str) -> bool:
-    """Return whether a check got worse. One that the previous result lacks was good: nothing else was reported."""
+    """Return whether a check got worse. One that the previous result lacks counts as good before."""
     known = was if was in _ORDER else GOOD
     return worst((known, state)) != known
 
@@ -155,7 +160,6 @@ def compose(
     """
     state = worst(finding.state for finding in findings.values())
     previous = str(last.get("state", UNKNOWN))
-    earlier: Mapping[str, Any] = last.get("checks", {})
     return {
         "format": FORMAT,
         "app": app,
@@ -170,7 +174,7 @@ def compose(
         "worse": [
             name
             for name, found in findings.items()
-            if _is_worse(found.state, (earlier.get(name) or {}).get("state", UNKNOWN))
+            if _is_worse(found.state, check_state(last, name))
         ],
         "checks": {
             name: {"state": found.state, "text": found.text, "value": found.value}

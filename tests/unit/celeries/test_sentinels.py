@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.delivery.failing_over import Load, loaded
+from tests.unit.delivery.failing_over import LOOK, Load, loaded
 from tests.unit.delivery.replicated import Replicated, replicated
 
 from .environments import Environment, here, made
@@ -18,26 +18,20 @@ pytestmark = pytest.mark.long
 
 # It asks again, because Celery 5.4 ignores `result_backend_always_retry` (docs/delivery.md), and because a busy machine
 # may need longer for a new primary than a sender tries.
-PATIENT = """
+PATIENT = (
+    LOOK
+    + """
 import time
 from celery import exceptions as celery
 from kombu import exceptions as kombu
 from redis import exceptions as redis
 from shop import add, app
 
-def look(sent):
-    # Each minor misses a result that is stored while it subscribes again, between its look at the store and the
-    # subscription. So look once more.
-    try:
-        return sent.get({timeout})
-    except celery.TimeoutError:
-        return sent.get(5)
-
 def result():
     end = time.monotonic() + 60
     while True:
         try:
-            return look(add.delay(2, 3))
+            return look(add.delay(2, 3), {timeout})
         except ({errors}):
             if time.monotonic() > end:
                 raise
@@ -46,6 +40,7 @@ def result():
 for line in iter(input, ""):
     print(result(), flush=True)
 """
+)
 AFTER_KILLS = PATIENT.format(timeout=60, errors="redis.ConnectionError, kombu.OperationalError")
 # Celery 5.4 loses a result that it can't store.
 AFTER_HANGS = PATIENT.format(
